@@ -1,0 +1,1 @@
+"""Side-by-side timings against other libraries; never part of the tests."""

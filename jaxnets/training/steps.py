@@ -1,0 +1,176 @@
+"""Training and evaluation steps: `(state, batch) -> (state, metrics)`, pure and not jitted.
+
+A loss function returns sums, `loss_fn(params, carry, batch, key) -> (loss_sum, (weight_sum, metric_sums, carry))`, and the
+step divides once: masks, uneven batches, accumulated microbatches and shards are then exact. `key` None means evaluation.
+
+    step = steps.make_train_step(steps.supervised(model.apply, losses.softmax_cross_entropy), optimizer)
+    jax.jit(step, donate_argnums=0)      # one step
+    jax.vmap(step, in_axes=(0, None))    # an ensemble on shared batches
+    jax.lax.scan(step, state, batches)   # an epoch
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnets import losses
+from jaxnets.training.state import TrainState
+from jaxnets.types import Array, Batch, Float, Int, LossFn, Step
+
+
+def supervised(apply: Callable, loss: Callable, *, weights: Callable | None = None, **metrics: Callable) -> LossFn:
+    """Loss of a Flax model on a batch with fields `x`, `y` and, optionally, `weight` (per example).
+
+    `loss(outputs, y)` and each of `metrics(outputs, y)` give one value per element; `weights(y)` weighs the elements
+    (`functools.partial(losses.target_weights, ignore_index=255)`). The model takes `train=True` and a "dropout" key.
+
+        steps.supervised(model.apply, losses.softmax_cross_entropy, accuracy=metrics.correct)
+    """
+
+    def loss_fn(params, carry, batch, key):
+        variables = {"params": params, **carry}
+        if key is None:
+            outputs = apply(variables, batch.x, train=False)
+        else:
+            outputs, carry = apply(variables, batch.x, train=True, rngs={"dropout": key}, mutable=list(carry))
+        values = loss(outputs, batch.y)
+        weight = jnp.ones(values.shape, jnp.float32) if weights is None else weights(batch.y)
+        if batch.weight is not None:
+            weight = weight * batch.weight.reshape(batch.weight.shape + (1,) * (weight.ndim - batch.weight.ndim))
+        sums = {name: losses.reduce(metric(outputs, batch.y), "sum", weights=weight) for name, metric in metrics.items()}
+        return losses.reduce(values, "sum", weights=weight), (weight.sum(), sums, carry)
+
+    return loss_fn
+
+
+def plain(loss: Callable) -> LossFn:
+    """Adapts `loss(params, batch, key) -> scalar`, a mean over the batch's leading axis."""
+
+    def loss_fn(params, carry, batch, key):
+        size = jax.tree.leaves(batch)[0].shape[0]
+        return loss(params, batch, key) * size, (jnp.float32(size), {}, carry)
+
+    return loss_fn
+
+
+def augmented(loss_fn: LossFn, augment: Callable) -> LossFn:
+    """The same loss on `augment(key, batch)` while training; evaluation sees the batch as it is."""
+
+    def augmented_loss(params, carry, batch, key):
+        if key is None:
+            return loss_fn(params, carry, batch, key)
+        augment_key, key = jax.random.split(key)
+        return loss_fn(params, carry, augment(augment_key, batch), key)
+
+    return augmented_loss
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    clip: float | None = None,
+    ema: float | Callable[[Int[Array, "..."]], Float[Array, "..."]] | None = None,
+) -> Step:
+    """Returns `step(state, batch) -> (state, metrics)`.
+
+    `accumulate` splits the batch into that many microbatches, one after the other: the same gradient in less memory.
+    `clip` bounds the gradient's global norm. `ema` is the decay of `state.ema` (a number, or a function of the step).
+    Mixed precision is a property of the model: `supervised(precision.mixed(model.apply), ...)`.
+
+    A non-finite loss or gradient norm leaves the whole state untouched and counts in `state.skipped`, where
+    `optax.apply_if_finite` gives in after its limit and knows nothing of batch statistics or averages.
+    Metrics: `loss`, `grad_norm` (before clipping), `skipped` (0 or 1), and what `loss_fn` adds; means over the weights.
+
+    Raises:
+      ValueError: `accumulate < 1`, `clip <= 0`, `ema` outside [0, 1); at the call, a batch that `accumulate` doesn't divide,
+        or `ema` with a state that holds no average.
+    """
+    if accumulate < 1:
+        raise ValueError(f"make_train_step: accumulate must be at least 1, got {accumulate}.")
+    if clip is not None and clip <= 0:
+        raise ValueError(f"make_train_step: clip must be positive, got {clip}.")
+    if isinstance(ema, float | int) and not 0 <= ema < 1:
+        raise ValueError(f"make_train_step: ema must be in [0, 1), got {ema}.")
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def sums_of(params, carry, batch, key):
+        (loss, (weight, metrics, carry)), grads = gradient(params, carry, batch, key)
+        return (grads, weight, {"loss": loss, **metrics}), carry
+
+    def step(state: TrainState, batch: Batch):
+        if ema is not None and state.ema is None:
+            raise ValueError("step: ema needs a state that holds an average; create it with ema=True.")
+        key = jax.random.fold_in(state.key, state.step)
+        if accumulate == 1:
+            sums, carry = sums_of(state.params, state.carry, batch, key)
+        else:
+            sums, carry = _accumulated(sums_of, accumulate, state, batch, key)
+        grads, weight, metrics = sums
+        # An empty batch (weight 0) has zero sums: dividing by 1 keeps them so.
+        grads, metrics = jax.tree.map(lambda total: total / jnp.where(weight > 0, weight, 1).astype(total.dtype), (grads, metrics))
+        norm = optax.tree.norm(grads)
+        if clip is not None:
+            grads = jax.tree.map(lambda g: g * jnp.minimum(1, clip / jnp.maximum(norm, clip)).astype(g.dtype), grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.ema
+        if ema is not None:
+            average = optax.incremental_update(params, average, 1 - (ema(state.step) if callable(ema) else ema))
+
+        ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        new, old = (params, carry, opt_state, average), (state.params, state.carry, state.opt_state, state.ema)
+        params, carry, opt_state, average = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
+        state = TrainState(
+            params,
+            carry,
+            opt_state,
+            average,
+            state.key,
+            step=state.step + ok,
+            skipped=state.skipped + ~ok,
+            skipped_in_row=jnp.where(ok, 0, state.skipped_in_row + 1),
+        )
+        return state, {**metrics, "grad_norm": norm, "skipped": ~ok}
+
+    return step
+
+
+def make_eval_step(loss_fn: LossFn, *, ema: bool = False) -> Callable:
+    """Returns `evaluate(state, batch) -> (weight_sum, sums)`, with `sums["loss"]` and the metrics; `ema` uses the average.
+
+    Sums over batches divide once at the end, so an uneven last batch counts exactly.
+    """
+
+    def evaluate(state: TrainState, batch: Batch):
+        loss, (weight, metrics, _) = loss_fn(state.ema if ema else state.params, state.carry, batch, None)
+        return weight, {"loss": loss, **metrics}
+
+    return evaluate
+
+
+def ema_warmup(decay: float) -> Callable:
+    """Decay `min(decay, (1 + n) / (10 + n))` at step n, for `make_train_step(ema=...)`: early averages forget the start."""
+    return lambda step: jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def _accumulated(sums_of, accumulate, state, batch, key):
+    size = jax.tree.leaves(batch)[0].shape[0]
+    if size % accumulate:
+        raise ValueError(f"step: accumulate={accumulate} must divide the batch, got {size} examples.")
+    microbatches = jax.tree.map(lambda x: jnp.reshape(x, (accumulate, -1, *x.shape[1:])), batch)
+
+    def body(totals, microbatch_and_index):
+        sums, carry = totals
+        microbatch, index = microbatch_and_index
+        more, carry = sums_of(state.params, carry, microbatch, jax.random.fold_in(key, index))
+        return (jax.tree.map(jnp.add, sums, more), carry), None
+
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    shapes, _ = jax.eval_shape(sums_of, state.params, state.carry, first, key)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    totals, _ = jax.lax.scan(body, (zeros, state.carry), (microbatches, jnp.arange(accumulate)))
+    return totals
