@@ -83,9 +83,7 @@ def test_each_heavy_package_has_one_door(path):
 def test_the_library_neither_prints_nor_jits(path):
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     assert not any(isinstance(f, ast.Name) and f.id == "print" for f in calls), "the library never prints"
-    decorators = [
-        ast.unparse(d) for node in ast.walk(ast.parse(path.read_text())) for d in getattr(node, "decorator_list", [])
-    ]
+    decorators = [ast.unparse(d) for node in ast.walk(ast.parse(path.read_text())) for d in getattr(node, "decorator_list", [])]
     jits = [f for f in calls if ast.unparse(f) in ("jax.jit", "jit")] + [d for d in decorators if "jax.jit" in d]
     assert not jits or path.relative_to(ROOT / "jaxnets").as_posix() == "training/loop.py", "only training/loop.py jits"
 

@@ -1,1 +1,9 @@
-"""What every experiment shares: command line, run folder, progress, figures."""
+"""What every experiment shares: command line, run folder, progress, figures.
+
+An experiment is a module `experiments/NAME.py` with
+- a docstring whose first sentence is its line in the list,
+- a frozen dataclass `Config`: each field is an option, its trailing comment the help; `__post_init__` raises ValueError for
+  values that can't work (`preset`, `out`, `gallery`, `help` are taken),
+- `PRESETS = {"default": Config(), "smoke": Config(...)}`,
+- `main(config, run)`, which trains, draws, and returns the numbers of `summary.json`; `run` is a `run.Run`.
+"""

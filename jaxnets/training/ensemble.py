@@ -52,5 +52,6 @@ def predict(apply: Callable, state: TrainState, x: Any) -> Float[Array, "*batch 
 
     Source: Lakshminarayanan, Pritzel & Blundell (2017), arXiv:1612.01474.
     """
+    x = jnp.asarray(x)
     logits = jax.vmap(lambda params, carry: apply({"params": params, **carry}, x, train=False))(state.params, state.carry)
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(logits.shape[0])

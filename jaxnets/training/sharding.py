@@ -21,13 +21,13 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def shard(batch: PyTree, mesh: Mesh) -> PyTree:
-    """The batch with its leading axis split over the mesh.
+def shard(batch: PyTree, mesh: Mesh, *, axis: int = 0) -> PyTree:
+    """The batch with its leading axis (or `axis`) split over the mesh.
 
     Raises:
       ValueError: the mesh's size doesn't divide the batch.
     """
-    size, devices = jax.tree.leaves(batch)[0].shape[0], mesh.size
+    size, devices = jax.tree.leaves(batch)[0].shape[axis], mesh.size
     if size % devices:
         raise ValueError(f"shard: the {devices} devices of the mesh must divide the batch, got {size} examples.")
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(*[None] * axis, "data")))

@@ -83,7 +83,7 @@ def make_train_step(
 
     A non-finite loss or gradient norm leaves the whole state untouched and counts in `state.skipped`, where
     `optax.apply_if_finite` gives in after its limit and knows nothing of batch statistics or averages.
-    Metrics: `loss`, `grad_norm` (before clipping), `skipped` (0 or 1), and what `loss_fn` adds; means over the weights.
+    Metrics: `loss`, `grad_norm` (before clipping), `skipped_in_row`, and what `loss_fn` adds; means over the weights.
 
     Raises:
       ValueError: `accumulate < 1`, `clip <= 0`, `ema` outside [0, 1); at the call, a batch that `accumulate` doesn't divide,
@@ -104,6 +104,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch):
         if ema is not None and state.ema is None:
             raise ValueError("step: ema needs a state that holds an average; create it with ema=True.")
+        batch = jax.tree.map(jnp.asarray, batch)
         key = jax.random.fold_in(state.key, state.step)
         if accumulate == 1:
             sums, carry = sums_of(state.params, state.carry, batch, key)
@@ -111,10 +112,12 @@ def make_train_step(
             sums, carry = _accumulated(sums_of, accumulate, state, batch, key)
         grads, weight, metrics = sums
         # An empty batch (weight 0) has zero sums: dividing by 1 keeps them so.
-        grads, metrics = jax.tree.map(lambda total: total / jnp.where(weight > 0, weight, 1).astype(total.dtype), (grads, metrics))
+        grads, metrics = jax.tree.map(
+            lambda total: total / jnp.where(weight > 0, weight, 1).astype(total.dtype), (grads, metrics)
+        )
         norm = optax.tree.norm(grads)
         if clip is not None:
-            grads = jax.tree.map(lambda g: g * jnp.minimum(1, clip / jnp.maximum(norm, clip)).astype(g.dtype), grads)
+            grads = jax.tree.map(lambda g: g * (clip / jnp.maximum(norm, clip)).astype(g.dtype), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.ema
@@ -134,7 +137,7 @@ def make_train_step(
             skipped=state.skipped + ~ok,
             skipped_in_row=jnp.where(ok, 0, state.skipped_in_row + 1),
         )
-        return state, {**metrics, "grad_norm": norm, "skipped": ~ok}
+        return state, {**metrics, "grad_norm": norm, "skipped_in_row": state.skipped_in_row}
 
     return step
 
@@ -146,6 +149,7 @@ def make_eval_step(loss_fn: LossFn, *, ema: bool = False) -> Callable:
     """
 
     def evaluate(state: TrainState, batch: Batch):
+        batch = jax.tree.map(jnp.asarray, batch)
         loss, (weight, metrics, _) = loss_fn(state.ema if ema else state.params, state.carry, batch, None)
         return weight, {"loss": loss, **metrics}
 

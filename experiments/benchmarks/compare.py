@@ -1,0 +1,93 @@
+"""Timing two implementations side by side: each in a process of its own, pinned to one core, in alternating repeats.
+
+A case is a function that prepares its work and returns a callable to be timed; the callable returns when the result is there.
+The two never run at once, and neither's thread pool lives in the other's process. Figures are ratios of medians.
+"""
+
+import dataclasses
+import importlib
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds of each repeat of one case."""
+
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+class Worker:
+    """A case in its own single-core process; `None` timings when its framework is not installed."""
+
+    def __init__(self, module: str, case: str, python: str = sys.executable):
+        self.process = subprocess.Popen(
+            [python, "-m", "experiments.benchmarks.compare", module, case],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"},
+        )
+        self.ready = self._line() == "ready"
+
+    def time(self) -> float:
+        """One repeat, in seconds."""
+        print("go", file=self.process.stdin, flush=True)
+        return float(self._line())
+
+    def close(self) -> None:
+        self.process.communicate()
+
+    def _line(self) -> str:
+        line = next(iter(self.process.stdout or ()), "").strip()
+        if not line:
+            raise RuntimeError("the benchmark's worker process ended; its error is above")
+        return line
+
+
+def alternate(workers: dict[str, Worker], repeats: int) -> dict[str, Timing]:
+    """Times every available worker in turn, `repeats` times."""
+    seconds: dict[str, list[float]] = {name: [] for name, worker in workers.items() if worker.ready}
+    for _ in range(repeats):
+        for name, values in seconds.items():
+            values.append(workers[name].time())
+    return {name: Timing(values) for name, values in seconds.items()}
+
+
+def report(title: str, timings: dict[str, Timing], ours: str) -> None:
+    """Prints medians, ranges, and the ratio of our median to each peer's (below 1: we are faster)."""
+    print(f"\n{title}")
+    for name, timing in timings.items():
+        ratio = "" if name == ours else f"   ours / this = {timings[ours].median / timing.median:.2f}"
+        low, high = min(timing.seconds) * 1e3, max(timing.seconds) * 1e3
+        print(f"  {name:<28} median {timing.median * 1e3:9.2f} ms  [{low:.2f}, {high:.2f}]{ratio}")
+
+
+def _work(prepare: Callable[[], Callable[[], None]]) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    try:
+        run = prepare()
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        print("missing", flush=True)
+        return
+    for _ in range(3):
+        run()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        print(time.perf_counter() - start, flush=True)
+
+
+if __name__ == "__main__":
+    _work(getattr(importlib.import_module(sys.argv[1]), sys.argv[2]))

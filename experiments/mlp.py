@@ -1,0 +1,144 @@
+"""MLP on handwritten digits or Fashion-MNIST; with --members, an ensemble over seeds in one compiled program.
+
+MEASURED
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.harness.run import Run
+from jaxnets import losses, metrics, optimizers
+from jaxnets.data import batches, images
+from jaxnets.models import mlp
+from jaxnets.training import checkpoint, ensemble, loop, state, steps
+
+CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    data: str = "digits"  # digits, fashion-mnist, or a folder with four IDX files
+    members: int = 1  # networks trained at once, each from its own seed
+    epochs: int | None = None  # default: 60 on digits, 40 elsewhere
+    batch: int = 128  # examples per step
+    lr: float = 1e-3  # peak learning rate of AdamW, after one epoch of warm-up, cosine to 0
+    weight_decay: float = 0.05  # decoupled, on kernels only
+    widths: tuple[int, ...] = (512, 512)  # hidden layers
+    dropout: float = 0.2  # probability that a hidden unit is zeroed
+    smoothing: float = 0.0  # label smoothing
+    normalization: str | None = None  # layer, batch or none
+    validate: bool = False  # measure on a tenth of the training data instead of the test data, to choose by
+    seed: int = 0  # of the data's split and order, the initialization and the dropout
+
+    def __post_init__(self):
+        for name in ("members", "batch", "lr") + (("epochs",) if self.epochs is not None else ()):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"--{name} must be positive, got {getattr(self, name)}")
+        mlp.MLP((*self.widths, 10), dropout=self.dropout, normalization=self.normalization)
+
+
+PRESETS = {"default": Config(), "smoke": Config(members=2, epochs=2, widths=(16,))}
+
+
+def main(config: Config, run: Run) -> dict[str, float]:
+    train, test, names = load(config)
+    epochs = config.epochs or (60 if config.data == "digits" else 40)
+    per_epoch = batches.steps_per_epoch(len(train), config.batch)
+    model = mlp.MLP((*config.widths, len(names)), dropout=config.dropout, normalization=config.normalization)
+    schedule = optimizers.warmup_cosine(config.lr, epochs=epochs, steps_per_epoch=per_epoch, warmup_epochs=1)
+    optimizer = optax.adamw(schedule, weight_decay=config.weight_decay, mask=optimizers.decay_mask())
+    smoothed = functools.partial(losses.softmax_cross_entropy, label_smoothing=config.smoothing)
+    step = steps.make_train_step(steps.supervised(model.apply, smoothed, accuracy=metrics.correct), optimizer)
+    measure = steps.make_eval_step(steps.supervised(model.apply, losses.softmax_cross_entropy, accuracy=metrics.correct))
+
+    # One network is an ensemble of one: the same program, with a member axis on every number.
+    create = functools.partial(state.create, model, optimizer, x=train.x[:1])
+    members = ensemble.init(create, jax.random.key(config.seed), config.members)
+    run.print(f"{len(train):,} training and {len(test):,} test images, {config.members} x {size(members):,} parameters")
+    total, saved = epochs * per_epoch, checkpoint.Checkpointer(run.checkpoints, config=config)
+    with saved, run.progress(total) as callback:
+        fitted = loop.fit(
+            ensemble.step(step),
+            members,
+            train,
+            batch=config.batch,
+            steps=total,
+            seed=config.seed,
+            scan=True,
+            evaluate=jax.vmap(measure, in_axes=(0, None)),
+            test=test,
+            checkpoint=saved,
+            callback=callback,
+        )
+
+    predict = jax.jit(functools.partial(ensemble.predict, model.apply))
+    log_probabilities = np.concatenate([predict(fitted.state, x) for x in np.array_split(test.x, -(-len(test) // 1000))])
+    each = loop.evaluate(jax.vmap(measure, in_axes=(0, None)), fitted.state, test, batch=config.batch)["accuracy"]
+    run.figure("learning", functools.partial(draw_learning, run.rows()), size=(8, 3))
+    run.figure("mistakes", functools.partial(draw_mistakes, test, log_probabilities, names), size=(8, 4.2))
+    summary = {"test_accuracy": float(each.mean()), "spread": float(each.std()), "members": config.members}
+    if config.members > 1:
+        summary["ensemble_accuracy"] = float(np.mean(log_probabilities.argmax(-1) == test.y))
+    return summary
+
+
+def load(config: Config):
+    """Training data, the data to measure on, and the classes' names."""
+    if config.data == "digits":
+        (train, test), names = images.digits(seed=config.seed), tuple("0123456789")
+    else:
+        train, test = images.fashion_mnist(None if config.data == "fashion-mnist" else config.data)
+        names = CLOTHES
+    if config.validate:
+        train, test = batches.split(train, 0.1, seed=config.seed)
+    return train, test, names
+
+
+def size(members: state.TrainState) -> int:
+    return sum(leaf[0].size for leaf in jax.tree.leaves(members.params))
+
+
+def draw_learning(rows, figure):
+    """Loss and error of every member against the epoch."""
+    epochs = [row["epoch"] for row in rows]
+    left, right = figure.subplots(1, 2)
+    for name, style in (("loss", {"label": "training"}), ("test_loss", {"label": "test"})):
+        curves = np.array([np.atleast_1d(row[name]) for row in rows], float)
+        line = left.plot(epochs, curves.mean(1), **style)[0]
+        left.fill_between(epochs, curves.min(1), curves.max(1), color=line.get_color(), alpha=0.2, linewidth=0)
+        accuracy = np.array([np.atleast_1d(row[name.replace("loss", "accuracy")]) for row in rows], float)
+        right.plot(epochs, 100 * (1 - accuracy), color=line.get_color(), linewidth=0.8, alpha=max(0.25, 1 / accuracy.shape[1]))
+    left.set(xlabel="epoch", ylabel="cross entropy", yscale="log", title="mean and range over members")
+    left.legend()
+    right.set(xlabel="epoch", ylabel="error (%)", yscale="log", title="every member")
+
+
+def draw_mistakes(test, log_probabilities, names, figure):
+    """The confusion matrix, and the mistakes made with the greatest confidence."""
+    predicted = log_probabilities.argmax(-1)
+    metric = metrics.confusion_matrix(len(names))
+    counts = np.asarray(metric.compute(metric.update(metric.init(), jnp.asarray(predicted), jnp.asarray(test.y))))
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.1))
+    axes = left.subplots()
+    axes.imshow(np.log1p(counts), cmap="Blues")
+    for (true, guess), count in np.ndenumerate(counts):
+        if count:
+            axes.text(
+                guess, true, int(count), ha="center", va="center", fontsize=6, color="white" if true == guess else "black"
+            )
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.grid(False)
+    wrong = np.flatnonzero(predicted != test.y)
+    worst = wrong[np.argsort(-log_probabilities.max(-1)[wrong])][:12]
+    for axes, i in zip(right.subplots(3, 4).flat, np.append(worst, [-1] * (12 - len(worst))), strict=True):
+        axes.axis("off")
+        if i >= 0:
+            axes.imshow(test.x[i, ..., 0], cmap="gray_r")
+            axes.set_title(f"{names[predicted[i]]}\nis {names[test.y[i]]}", fontsize=7)

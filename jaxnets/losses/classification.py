@@ -1,0 +1,180 @@
+"""Losses of class scores. Integer labels that no class has give NaN without a gradient, ignored ones 0.
+
+The classes are the last axis of the scores. `class_weights` multiply the values; see `reduction.target_weights` for a mean that
+divides by them.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnets.losses import common
+from jaxnets.types import Array, Float, Integer, Num, Shaped
+
+
+def softmax_cross_entropy(
+    logits: Float[Array, "*batch classes"],
+    targets: Integer[Array, "*batch"] | Shaped[Array, "*batch classes"],
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Float[Array, " classes"] | None = None,
+    ignore_index: int | None = None,
+) -> Float[Array, "*batch"]:
+    """`-Σ_c w_c t_c log softmax(logits)_c` for integer labels (`t` is one-hot) or a distribution `t`, told apart by shape.
+
+    Smoothing mixes `t` with the uniform distribution: `(1 - s) t + s / classes`. A logit of -inf removes its class, from the
+    smoothing as well. The value is 0 where the label is `ignore_index`. optax gives NaN for label -100 and for a -inf logit.
+
+    >>> softmax_cross_entropy(jnp.zeros((2, 4)), jnp.array([1, -100]), ignore_index=-100).round(3).tolist()
+    [1.38..., 0.0]
+
+    Raises:
+      ValueError: targets, class weights of another shape; `label_smoothing` outside [0, 1); `ignore_index` with a distribution.
+    Source: label smoothing: Szegedy et al. (2016), arXiv:1512.00567, section 7.
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"softmax_cross_entropy: label_smoothing must be inside [0, 1), got {label_smoothing}.")
+    log_p = common.log_softmax(logits)
+    values = _cross_entropy("softmax_cross_entropy", log_p, targets, label_smoothing, class_weights, ignore_index)
+    return values.astype(logits.dtype)
+
+
+def nll(
+    log_probabilities: Float[Array, "*batch classes"],
+    targets: Integer[Array, "*batch"] | Shaped[Array, "*batch classes"],
+    *,
+    class_weights: Float[Array, " classes"] | None = None,
+    ignore_index: int | None = None,
+) -> Float[Array, "*batch"]:
+    """Negative log-likelihood `-Σ_c w_c t_c log p_c`: cross entropy of log-probabilities that are normalized already."""
+    values = _cross_entropy("nll", common.wide(log_probabilities), targets, 0.0, class_weights, ignore_index)
+    return values.astype(log_probabilities.dtype)
+
+
+def softmax_focal(
+    logits: Float[Array, "*batch classes"],
+    labels: Integer[Array, "*batch"],
+    *,
+    gamma: float = 2.0,
+    class_weights: Float[Array, " classes"] | None = None,
+    ignore_index: int | None = None,
+) -> Float[Array, "*batch"]:
+    """`-α_y (1 - p_y)^γ log p_y`: cross entropy without its easy examples; `class_weights` are `α`.
+
+    Raises:
+      ValueError: `gamma < 0`; labels that aren't integers.
+    Source: Lin et al. (2017), arXiv:1708.02002, eq. 5.
+    """
+    _check_gamma("softmax_focal", gamma)
+    common.check_labels("softmax_focal", logits, labels)
+    log_p = common.log_softmax(logits)
+    plain = _cross_entropy("softmax_focal", log_p, labels, 0.0, None, ignore_index)
+    weighted = _cross_entropy("softmax_focal", log_p, labels, 0.0, class_weights, ignore_index)
+    miss = -jnp.expm1(-plain)  # 1 - p_y without cancellation
+    # Where p_y rounds to 1 the value is 0 whatever the factor, but 0**gamma has an infinite slope for gamma < 1.
+    return (jnp.where(miss == 0, 1, miss) ** gamma * weighted).astype(logits.dtype)
+
+
+def poly(
+    logits: Float[Array, "*batch classes"],
+    labels: Integer[Array, "*batch"],
+    *,
+    epsilon: float = 2.0,
+    ignore_index: int | None = None,
+) -> Float[Array, "*batch"]:
+    """Poly-1 loss `-log p_y + ε (1 - p_y)`: the first term of the expansion of cross entropy reweighted; `ε >= -1`.
+
+    Raises:
+      ValueError: `epsilon < -1` (the value could be negative); labels that aren't integers.
+    Source: Leng et al. (2022), arXiv:2204.12511, eq. 6.
+    """
+    if epsilon < -1:
+        raise ValueError(f"poly: epsilon must be at least -1, got {epsilon}.")
+    common.check_labels("poly", logits, labels)
+    cross_entropy = _cross_entropy("poly", common.log_softmax(logits), labels, 0.0, None, ignore_index)
+    return (cross_entropy - epsilon * jnp.expm1(-cross_entropy)).astype(logits.dtype)
+
+
+def sigmoid_cross_entropy(logits: Float[Array, "*shape"], targets: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`-t log σ(x) - (1 - t) log(1 - σ(x))` per element: independent yes/no classes with `t` in [0, 1]. Finite logits."""
+    common.check_same_shape("sigmoid_cross_entropy", logits=logits, targets=targets)
+    return optax.losses.sigmoid_binary_cross_entropy(common.observed(logits, targets), targets)
+
+
+def sigmoid_focal(
+    logits: Float[Array, "*shape"], targets: Shaped[Array, "*shape"], *, gamma: float = 2.0, alpha: float | None = None
+) -> Float[Array, "*shape"]:
+    """`α_t (1 - p_t)^γ` times the sigmoid cross entropy, `p_t` the probability of the target in [0, 1].
+
+    `1 - p_t = t (1 - σ(x)) + (1 - t) σ(x)`; `α_t = α t + (1 - α)(1 - t)`, or 1 without `alpha`.
+    The gradient of `optax.losses.sigmoid_focal_loss` is NaN at the largest logits of float32.
+
+    Raises:
+      ValueError: `gamma < 0`; `alpha` outside [0, 1].
+    Source: Lin et al. (2017), arXiv:1708.02002, eq. 5.
+    """
+    _check_gamma("sigmoid_focal", gamma)
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise ValueError(f"sigmoid_focal: alpha must be inside [0, 1], got {alpha}.")
+    cross_entropy = sigmoid_cross_entropy(logits, targets)
+    logits, targets = common.observed(logits, targets), targets.astype(logits.dtype)
+    log_miss = jnp.logaddexp(jnp.log(targets) + jax.nn.log_sigmoid(-logits), jnp.log1p(-targets) + jax.nn.log_sigmoid(logits))
+    values = jnp.exp(gamma * log_miss) * cross_entropy
+    return values if alpha is None else (alpha * targets + (1 - alpha) * (1 - targets)) * values
+
+
+def hinge(scores: Float[Array, "*shape"], targets: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`max(0, 1 - t·score)` per element; targets are -1 or +1 (not 0).
+
+    Source: Cortes & Vapnik (1995), doi:10.1007/BF00994018.
+    """
+    common.check_same_shape("hinge", scores=scores, targets=targets)
+    return optax.losses.hinge_loss(common.observed(scores, targets), targets).astype(scores.dtype)
+
+
+def multiclass_hinge(
+    scores: Float[Array, "*batch classes"],
+    labels: Integer[Array, "*batch"],
+    *,
+    margin: float = 1.0,
+    ignore_index: int | None = None,
+) -> Float[Array, "*batch"]:
+    """`max(0, margin + max_{c ≠ y} s_c - s_y)`; a score of -inf removes its class (optax: NaN).
+
+    Raises:
+      ValueError: `margin <= 0`; labels that aren't integers.
+    Source: Crammer & Singer (2001), JMLR 2, section 3.
+    """
+    if margin <= 0:
+        raise ValueError(f"multiclass_hinge: margin must be positive, got {margin}.")
+    common.check_labels("multiclass_hinge", scores, labels)
+    own = common.one_hot(labels, scores.shape[-1])
+    rival = jnp.where(own, -jnp.inf, scores).max(axis=-1)
+    values = jnp.maximum(0, margin + rival - jnp.where(own, scores, 0).sum(axis=-1))
+    return common.screen(values, labels, scores.shape[-1], ignore_index)
+
+
+def _cross_entropy(function, log_p, targets, label_smoothing, class_weights, ignore_index):
+    """`-Σ_c w_c t_c log p_c`, wide, with `t` read, smoothed and screened."""
+    classes, labels = log_p.shape[-1], common.are_labels(function, log_p, targets)
+    if ignore_index is not None and not labels:
+        raise ValueError(f"{function}: ignore_index needs integer labels, got {targets.dtype} of shape {targets.shape}.")
+    costs = -log_p
+    if class_weights is not None:
+        if class_weights.shape != (classes,):
+            raise ValueError(f"{function}: class_weights must have shape ({classes},), got {class_weights.shape}.")
+        costs = costs * jnp.broadcast_to(class_weights, costs.shape)
+    if labels:  # sums of chosen terms, not of products with 0: the cost of a removed class is inf
+        values = jnp.where(common.one_hot(targets, classes), costs, 0).sum(axis=-1)
+    else:
+        values = (targets * jnp.where(targets == 0, 0, costs)).sum(axis=-1)
+    if label_smoothing:
+        possible = costs < jnp.inf
+        uniform = jnp.where(possible, costs, 0).sum(axis=-1) / possible.sum(axis=-1)
+        values = (1 - label_smoothing) * values + label_smoothing * uniform
+    return common.screen(values, targets, classes, ignore_index) if labels else values
+
+
+def _check_gamma(function: str, gamma: float) -> None:
+    if gamma < 0:
+        raise ValueError(f"{function}: gamma must not be negative, got {gamma}.")

@@ -1,0 +1,74 @@
+"""What the losses share: checks, a wide copy for sums, and the reading of targets."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnets.types import Array, Bool, Float, Integer, Num, Shaped
+
+
+def wide(x: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`x` in the dtype its sums are accumulated in: float32, or float64 if it is that."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def check_same_shape(function: str, **arrays: Any) -> None:
+    shapes = {name: jnp.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        got = " and ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"{function}: shapes must be equal, got {got}.")
+
+
+def observed(prediction: Float[Array, "*shape"], target: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`prediction`, passing no gradient where it or its target is NaN or infinite.
+
+    The chain rule would make 0 (the gradient that a mask sends back) times NaN a NaN; so a missing target can be masked.
+    """
+    return jnp.where(jnp.isfinite(prediction) & jnp.isfinite(target), prediction, lax.stop_gradient(prediction))
+
+
+def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
+    """Wide log-probabilities; a -inf logit is a class of probability 0.
+
+    A row without a finite maximum (NaN, +inf, or all -inf) is NaN and passes no gradient, unlike that of `jax.nn`.
+    """
+    logits = wide(logits)
+    peak = lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    shifted = jnp.where(jnp.isfinite(peak), logits - peak, jnp.nan)
+    return shifted - jnp.log(jnp.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def are_labels(function: str, scores: Any, targets: Any) -> bool:
+    """Whether `targets` are integer labels (True) or a distribution over the classes (False), by shape and dtype."""
+    if targets.shape == scores.shape[:-1] and jnp.issubdtype(targets.dtype, jnp.integer):
+        return True
+    if targets.shape == scores.shape:
+        return False
+    raise ValueError(
+        f"{function}: targets must be integer labels of shape {scores.shape[:-1]} or a distribution of shape "
+        f"{scores.shape}, got {targets.dtype} of shape {targets.shape}."
+    )
+
+
+def check_labels(function: str, scores: Any, labels: Any) -> None:
+    if not are_labels(function, scores, labels):
+        raise ValueError(f"{function}: targets must be integer labels, got {labels.dtype} of shape {labels.shape}.")
+
+
+def one_hot(labels: Integer[Array, "*batch"], classes: int) -> Bool[Array, "*batch {classes}"]:
+    """A mask for a sum or a `where`, which fuse; a gather's gradient would be a scatter. No class for a label out of range."""
+    return jax.nn.one_hot(labels.astype(int), classes, dtype=bool)  # int: `classes` may not fit uint8 labels
+
+
+def in_range(labels: Integer[Array, "*batch"], classes: int) -> Bool[Array, "*batch"]:
+    return (labels >= 0) & (labels < classes)
+
+
+def screen(
+    values: Float[Array, "*batch"], labels: Integer[Array, "*batch"], classes: int, ignore_index: int | None
+) -> Float[Array, "*batch"]:
+    """`values`, but 0 at ignored labels and NaN at other labels that no class has."""
+    values = jnp.where(in_range(labels, classes), values, jnp.nan)
+    return values if ignore_index is None else jnp.where(labels == ignore_index, 0, values)
