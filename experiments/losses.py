@@ -74,7 +74,7 @@ def main(config: Config, run: Run) -> dict[str, float | str]:
 
 def check_passes(run: Run, key) -> float:
     """Prints every handwritten pass's largest difference from `jax.vjp`, relative to the gradient's norm; returns the worst."""
-    keys = iter(jax.random.split(key, 20))
+    keys = iter(jax.random.split(key, 40))
 
     def draw(*shape):
         return jax.random.normal(next(keys), shape)

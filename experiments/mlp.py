@@ -5,6 +5,7 @@ MEASURED
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,6 @@ from jaxnets import losses, metrics, optimizers
 from jaxnets.data import batches, images
 from jaxnets.models import mlp
 from jaxnets.training import checkpoint, ensemble, loop, state, steps
-
-CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +57,7 @@ def main(config: Config, run: Run) -> dict[str, float]:
 
     # One network is an ensemble of one: the same program, with a member axis on every number.
     create = functools.partial(state.create, model, optimizer, x=train.x[:1])
-    members = ensemble.init(create, jax.random.key(config.seed), config.members)
+    members = jax.jit(functools.partial(ensemble.init, create, members=config.members))(jax.random.key(config.seed))
     run.print(f"{len(train):,} training and {len(test):,} test images, {config.members} x {size(members):,} parameters")
     total, saved = epochs * per_epoch, checkpoint.Checkpointer(run.checkpoints, config=config)
     with saved, run.progress(total) as callback:
@@ -79,8 +78,8 @@ def main(config: Config, run: Run) -> dict[str, float]:
     predict = jax.jit(functools.partial(ensemble.predict, model.apply))
     log_probabilities = np.concatenate([predict(fitted.state, x) for x in np.array_split(test.x, -(-len(test) // 1000))])
     each = loop.evaluate(jax.vmap(measure, in_axes=(0, None)), fitted.state, test, batch=config.batch)["accuracy"]
-    run.figure("learning", functools.partial(draw_learning, run.rows()), size=(8, 3))
-    run.figure("mistakes", functools.partial(draw_mistakes, test, log_probabilities, names), size=(8, 4.2))
+    run.figure("learning", functools.partial(draw_learning, run.rows()), size=(8, 3), gallery=True)
+    run.figure("mistakes", functools.partial(draw_mistakes, test, log_probabilities, names), size=(8, 4.2), gallery=True)
     summary = {"test_accuracy": float(each.mean()), "spread": float(each.std()), "members": config.members}
     if config.members > 1:
         summary["ensemble_accuracy"] = float(np.mean(log_probabilities.argmax(-1) == test.y))
@@ -93,7 +92,7 @@ def load(config: Config):
         (train, test), names = images.digits(seed=config.seed), tuple("0123456789")
     else:
         train, test = images.fashion_mnist(None if config.data == "fashion-mnist" else config.data)
-        names = CLOTHES
+        names = images.FASHION_MNIST_CLASSES
     if config.validate:
         train, test = batches.split(train, 0.1, seed=config.seed)
     return train, test, names
@@ -137,8 +136,8 @@ def draw_mistakes(test, log_probabilities, names, figure):
     axes.grid(False)
     wrong = np.flatnonzero(predicted != test.y)
     worst = wrong[np.argsort(-log_probabilities.max(-1)[wrong])][:12]
-    for axes, i in zip(right.subplots(3, 4).flat, np.append(worst, [-1] * (12 - len(worst))), strict=True):
+    for axes, i in itertools.zip_longest(right.subplots(3, 4).flat, worst):
         axes.axis("off")
-        if i >= 0:
+        if i is not None:
             axes.imshow(test.x[i, ..., 0], cmap="gray_r")
             axes.set_title(f"{names[predicted[i]]}\nis {names[test.y[i]]}", fontsize=7)

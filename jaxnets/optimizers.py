@@ -32,7 +32,7 @@ def warmup_cosine(
 
 
 def poly(
-    peak, *, epochs: int | float, steps_per_epoch: int, power: float = 0.9, warmup_epochs: int | float = 0
+    peak, *, epochs: int | float, steps_per_epoch: int, power: int | float = 0.9, warmup_epochs: int | float = 0
 ) -> optax.Schedule:
     """`peak (1 - t / T)^power`, exactly 0 from the last epoch's end T on; t and T count from the warm-up's end.
 
@@ -44,7 +44,7 @@ def poly(
     steps = total - warmup
 
     def decay(count):
-        # optax.polynomial_schedule is NaN at T when compiled: XLA's 1 - t (1 / T) is about -1e-9 there, to the power 0.9.
+        # optax.polynomial_schedule is NaN at T when compiled: XLA's 1 - t (1 / T) may be -1e-9 there, to the power 0.9.
         return peak * ((steps - jnp.clip(count, 0, steps)) / steps) ** power
 
     return _after_warmup(peak, warmup, decay)

@@ -1,5 +1,7 @@
 """Metrics against scikit-learn, and exactness: uneven batches, padding, devices, and the limits of float32 and int32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,8 +32,13 @@ PROBABILITIES = np.asarray(jax.nn.softmax(LOGITS))
 X, Y, P = jnp.asarray(LOGITS), jnp.asarray(LABELS), jnp.asarray(PREDICTIONS)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def gather(metric, *batch, weight=None):
+    return metric.update(metric.init(), *batch, weight=weight)
+
+
 def measure(metric, *batch, weight=None):
-    return metric.compute(metric.update(metric.init(), *batch, weight=weight))
+    return metric.compute(gather(metric, *batch, weight=weight))
 
 
 # ----------------------------------------------------------------------------------------------------- against scikit-learn
@@ -97,14 +104,17 @@ def test_calibration_equals_sklearn(jit):
 # ----------------------------------------------------------------------------------------------------------------- exactness
 
 
-def all_metrics():
-    """Updates of (logits, labels, weight) for every streaming metric."""
+def confusion_of_logits(state, logits, labels, weight=None):
+    return CONFUSION.update(state, logits.argmax(-1), labels, weight=weight)
 
-    def on_predictions(state, logits, labels, weight=None):
-        return CONFUSION.update(state, logits.argmax(-1), labels, weight=weight)
 
-    scores = [metrics.accuracy(), metrics.top_k(2), metrics.perplexity(), metrics.calibration(bins=4)]
-    return [*scores, CONFUSION._replace(update=on_predictions)]
+METRICS = [
+    metrics.accuracy(),
+    metrics.top_k(2),
+    metrics.perplexity(),
+    metrics.calibration(bins=4),
+    CONFUSION._replace(update=confusion_of_logits),
+]
 
 
 def assert_equal_trees(actual, expected, rtol=0.0):
@@ -118,7 +128,7 @@ def test_an_uneven_last_batch_with_padding_changes_nothing(jit):
     logits = jnp.concatenate([X[:size], jnp.full((padded, CLASSES), jnp.nan)]).reshape(-1, batch, CLASSES)
     labels = jnp.concatenate([Y[:size], jnp.full(padded, -100)]).reshape(-1, batch)
     mask = (jnp.arange(size + padded) < size).reshape(-1, batch)
-    for metric in all_metrics():
+    for metric in METRICS:
         update = jit(metric.update)
         state = metric.init()
         for x, y, w in zip(logits, labels, mask, strict=True):
@@ -128,8 +138,8 @@ def test_an_uneven_last_batch_with_padding_changes_nothing(jit):
 
 
 def test_states_of_two_halves_add_up_to_the_state_of_the_whole():
-    for metric in all_metrics():
-        first, second = (metric.update(metric.init(), X[i::2], Y[i::2]) for i in (0, 1))
+    for metric in METRICS:
+        first, second = (gather(metric, X[i::2], Y[i::2]) for i in (0, 1))
         merged = jax.tree.map(jnp.add, first, second)
         assert_equal_trees(metric.compute(merged), measure(metric, X, Y), rtol=1e-6)
 
@@ -139,15 +149,15 @@ def test_two_devices_count_what_one_counts():
     data = PartitionSpec("data")
     mask = jnp.arange(LABELS.size) < 75
     sharded = [jax.device_put(a, NamedSharding(mesh, data)) for a in (X, Y, mask)]
-    for metric in all_metrics():
-        local = metric.update(metric.init(), X, Y, weight=mask)
+    for metric in METRICS:
+        local = gather(metric, X, Y, weight=mask)
 
         def count(logits, labels, weight, metric=metric):
             return jax.lax.psum(metric.update(metric.init(), logits, labels, weight=weight), "data")
 
         merged = jax.jit(jax.shard_map(count, mesh=mesh, in_specs=data, out_specs=PartitionSpec()))(*sharded)
         assert_equal_trees(metric.compute(merged), metric.compute(local), rtol=1e-6)
-        together = jax.jit(lambda x, y, w, metric=metric: metric.update(metric.init(), x, y, weight=w))(*sharded)
+        together = gather(metric, *sharded[:2], weight=sharded[2])
         assert_equal_trees(metric.compute(together), metric.compute(local), rtol=1e-6)
     assert_equal_trees(together, local)  # counts: bit for bit
 
@@ -240,9 +250,9 @@ def test_many_classes_do_not_wrap_small_integer_labels():
 
 def test_metrics_vmap_over_an_ensemble_and_scan_over_batches():
     members = jnp.stack([jnp.asarray(examples(seed)[0]) for seed in range(3)])
-    for metric in all_metrics():
+    for metric in METRICS:
         init = jax.vmap(lambda _, metric=metric: metric.init())(jnp.arange(3))
-        state = jax.vmap(metric.update, (0, 0, None))(init, members, Y)
+        state = jax.jit(jax.vmap(metric.update, (0, 0, None)))(init, members, Y)
         together = jax.vmap(metric.compute)(state)
         single = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[measure(metric, m, Y) for m in members])
         assert_equal_trees(together, single, rtol=1e-6)

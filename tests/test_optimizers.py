@@ -81,7 +81,7 @@ def test_an_impossible_schedule_is_refused(schedule, message):
 
 
 def test_poly_ends_at_zero_and_starts_at_its_peak_for_any_length(jit):
-    """Compiled, optax.polynomial_schedule gives NaN at the end for 390 of these 399 lengths (optax 0.2.8)."""
+    """Compiled, optax.polynomial_schedule is NaN at the end for 390 of the lengths 1 to 399 (optax 0.2.8)."""
     lengths = (3, 41, 397) if jax.config.jax_disable_jit else (*range(1, 60, 4), 397)
     schedules = [optimizers.poly(0.01, epochs=1, steps_per_epoch=length) for length in lengths]
     ends = jit(lambda last: [schedule(t) for schedule, t in zip(schedules, last, strict=True)])

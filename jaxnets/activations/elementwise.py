@@ -98,7 +98,7 @@ def elu(x: Float[Array, "*shape"], alpha: float = 1.0) -> Float[Array, "*shape"]
 
 def celu(x: Float[Array, "*shape"], alpha: float = 1.0) -> Float[Array, "*shape"]:
     """`x` right of 0, `α (exp(x / α) - 1)` left of it: smooth at 0 for every α. Source: Barron (2017), arXiv:1704.07483."""
-    return elu(x / alpha) * alpha
+    return jnp.where(x > 0, x, alpha * expm1(jnp.where(x > 0, 0, x) / alpha))
 
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772848, 1.0507009873554804934
@@ -167,7 +167,7 @@ def hard_shrink(x: Float[Array, "*shape"], threshold: float = 0.5) -> Float[Arra
       ValueError: a negative threshold.
     """
     _check_threshold("hard_shrink", threshold)
-    return jnp.where(jnp.abs(x) > threshold, x, 0)
+    return jnp.where(jnp.abs(x) <= threshold, 0, x)  # NaN passes
 
 
 def soft_shrink(x: Float[Array, "*shape"], threshold: float = 0.5) -> Float[Array, "*shape"]:
@@ -177,11 +177,11 @@ def soft_shrink(x: Float[Array, "*shape"], threshold: float = 0.5) -> Float[Arra
       ValueError: a negative threshold.
     """
     _check_threshold("soft_shrink", threshold)
-    return jnp.where(jnp.abs(x) > threshold, x - jnp.sign(x) * threshold, 0)
+    return jnp.where(jnp.abs(x) <= threshold, 0, x - jnp.sign(x) * threshold)
 
 
 def tanh_shrink_slope(x):
-    return tanh(x) ** 2
+    return jnp.where(jnp.abs(x) > 1, 1 - sech(x) ** 2, tanh(x) ** 2)
 
 
 @with_slopes(tanh_shrink_slope)
@@ -197,4 +197,4 @@ def tanh_shrink(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 def threshold(x: Float[Array, "*shape"], threshold: float = 1.0, value: float = 0.0) -> Float[Array, "*shape"]:
     """`x` right of the threshold, else `value`. Source: Konda, Memisevic & Krueger (2015), arXiv:1402.3337."""
-    return jnp.where(x > threshold, x, value)
+    return jnp.where(x <= threshold, value, x)

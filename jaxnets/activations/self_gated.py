@@ -58,7 +58,8 @@ def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def _swish_argument(x, beta):
-    return _product(jnp.clip(x, -1e15, 1e15), beta)
+    z, rest = _product(jnp.clip(x, -1e15, 1e15), beta)
+    return z, jnp.clip(rest, -1, 1)  # larger only where σ(z) is 0 or 1
 
 
 def swish_slope(x, beta):
@@ -75,7 +76,7 @@ def swish_beta_slope(x, beta):
 
 @with_slopes(swish_slope, swish_beta_slope)
 def swish(x: Float[Array, "*shape"], beta: Parameter = 1.0) -> Float[Array, "*shape"]:
-    """`x σ(β x)` with a learnable β, between `x / 2` (0) and `relu` (inf). Source: Ramachandran et al. (2017), arXiv:1710.05941."""
+    """`x σ(β x)`, β learnable: from `x / 2` (0) to `relu` (inf). Source: Ramachandran et al. (2017), arXiv:1710.05941."""
     p, q = _sigmoid_factors(*_swish_argument(x, beta))
     return jnp.where(p == 0, 0, x * p * q)
 

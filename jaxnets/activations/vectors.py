@@ -1,4 +1,4 @@
-"""Activations that read the whole last axis (or `axis`): softmax, maxout and the gated linear units."""
+"""Activations across features: softmax, maxout and the gated linear units."""
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,77 @@ from jaxnets.types import Array, Bool, Float
 def softmax(
     logits: Float[Array, "*shape"], *, axis: int = -1, where: Bool[Array, "..."] | None = None
 ) -> Float[Array, "*shape"]:
-    """`exp(x_i) / Σ_j exp(x_j)`; an entry that is -inf or masked by `where` is 0 and gets no gradient.
+    """`exp(x_i) / Σ_j exp(x_j)`; an entry that is -inf or left out by `where` is 0 and gets no gradient.
 
-    A row with nothing left is 0 throughout, not NaN: attention to nothing.
+    A row with nothing left is 0 throughout, not NaN: attention to nothing. Not NaN-free at +inf, which has no limit.
     """
-    logits, alive = _masked(logits, axis, where)
-    return jnp.where(alive, jax.nn.softmax(logits, axis), 0)
+    wide, alive = _masked(logits, axis, where)
+    return jnp.where(alive, jax.nn.softmax(wide, axis), 0).astype(logits.dtype)
 
 
 def log_softmax(
     logits: Float[Array, "*shape"], *, axis: int = -1, where: Bool[Array, "..."] | None = None
 ) -> Float[Array, "*shape"]:
-    """`x_i - log Σ_j exp(x_j)`, right to the rounding of the largest term; -inf where `softmax` is 0 by -inf or mask."""
-    logits, alive = _masked(logits, axis, where)
-    return jnp.where(alive, jax.nn.log_softmax(logits, axis), -jnp.inf)
+    """`x_i - log Σ_j exp(x_j)`, -inf where `softmax` has nothing. Its error is absolute: near 0, the rounding of 1."""
+    wide, alive = _masked(logits, axis, where)
+    return jnp.where(alive, jax.nn.log_softmax(wide, axis), -jnp.inf).astype(logits.dtype)
+
+
+def maxout(x: Float[Array, "*batch features"], pieces: int = 2) -> Float[Array, "*batch units"]:
+    """The maximum of each `pieces` neighboring features. Source: Goodfellow et al. (2013), arXiv:1302.4389, section 3.
+
+    Raises:
+      ValueError: `pieces` doesn't divide the features.
+    """
+    if pieces < 1 or x.shape[-1] % pieces:
+        raise ValueError(f"maxout: pieces must divide the {x.shape[-1]} features, got {pieces}.")
+    return x.reshape(*x.shape[:-1], -1, pieces).max(-1)
+
+
+def glu(x: Float[Array, "*batch twice"]) -> Float[Array, "*batch half"]:
+    """`v σ(g)` for `x = [v, g]`, value first and gate second. Source: Dauphin et al. (2017), arXiv:1612.08083, eq. 1.
+
+    Raises, with all of its family:
+      ValueError: an odd number of features.
+    """
+    value, gate = _halves("glu", x)
+    return value * sigmoid(gate)
+
+
+def bilinear(x: Float[Array, "*batch twice"]) -> Float[Array, "*batch half"]:
+    """`v g`: `glu` without the sigmoid. Source, as of the three below: Shazeer (2020), arXiv:2002.05202, eq. 5."""
+    value, gate = _halves("bilinear", x)
+    return value * gate
+
+
+def reglu(x: Float[Array, "*batch twice"]) -> Float[Array, "*batch half"]:
+    """`v relu(g)`."""
+    value, gate = _halves("reglu", x)
+    return value * relu(gate)
+
+
+def geglu(x: Float[Array, "*batch twice"]) -> Float[Array, "*batch half"]:
+    """`v gelu(g)`, the exact gelu."""
+    value, gate = _halves("geglu", x)
+    return value * gelu(gate)
+
+
+def swiglu(x: Float[Array, "*batch twice"]) -> Float[Array, "*batch half"]:
+    """`v silu(g)`."""
+    value, gate = _halves("swiglu", x)
+    return value * silu(gate)
+
+
+def _masked(logits, axis, where):
+    """The logits in at least float32, -inf where masked, and which rows have anything left; the others are set to 0."""
+    wide = logits.astype(jnp.promote_types(logits.dtype, "float32"))
+    if where is not None:
+        wide = jnp.where(where, wide, -jnp.inf)
+    alive = jnp.any(wide != -jnp.inf, axis, keepdims=True)  # NaN counts, and shows
+    return jnp.where(alive, wide, 0), alive
+
+
+def _halves(function, x):
+    if x.shape[-1] % 2:
+        raise ValueError(f"{function}: the number of features must be even, got {x.shape[-1]}.")
+    return jnp.split(x, 2, axis=-1)

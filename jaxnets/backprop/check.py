@@ -1,6 +1,7 @@
 """A gradient check for any loss of any pytree, in float64, that names the leaf that is wrong."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.types import Array, Key, Params
+
+ROUND_OFF = 64  # a loss is taken to be right to this many eps, relative
 
 
 class LeafCheck(NamedTuple):
@@ -79,11 +82,11 @@ def check_gradients(
 
     Raises:
       ValueError: `directions < 1`; no floating leaf; a loss that is not a finite real scalar; a gradient of another shape.
-    Source: Griewank & Walther (2008), Evaluating Derivatives; the slope test: Farrell et al. (2013), doi:10.1137/120873558, 3.
+    Source: Griewank & Walther (2008), Evaluating Derivatives; the slope test: Farrell et al. (2013), doi:10.1137/120873558.
     """
     if directions < 1:
         raise ValueError(f"check_gradients: directions must be at least 1, got {directions}.")
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), np.errstate(all="ignore"):  # what is not finite is reported, not warned about
         paths, tree = jax.tree.flatten_with_path(params)
         leaves = {jax.tree_util.keystr(path): _double(leaf) for path, leaf in paths}
         point = {name: leaf for name, leaf in leaves.items() if jnp.issubdtype(leaf.dtype, jnp.inexact)}
@@ -91,33 +94,29 @@ def check_gradients(
             raise ValueError("check_gradients: params has no floating-point leaf.")
 
         def rebuild(point):
-            return tree.unflatten({**leaves, **point}.values())
+            return tree.unflatten([jnp.asarray(leaf) for leaf in {**leaves, **point}.values()])
 
         def value(point):
             out = loss(rebuild(point))
-            return out[0] if has_aux else out
+            return jnp.asarray(out[0] if has_aux else out)
 
         start = value(point)
-        if jnp.shape(start) or not jnp.isrealobj(start) or not jnp.isfinite(start):
+        if start.shape or not jnp.issubdtype(start.dtype, jnp.floating) or not jnp.isfinite(start):
             raise ValueError(f"check_gradients: the loss must be a finite real scalar, got {start}.")
         grads = jax.grad(value)(point) if gradient is None else _named(gradient(rebuild(point)), point)
 
-        # Round-off eps |f| / h falls with the step, truncation h² grows: they meet at h = eps^(1/3).
         eps = float(jnp.finfo(start.dtype).eps)
-        noise = 64 * eps * abs(float(start))
-        keys = jax.random.split(key, directions + 1)
-        *drawn, taylor = [_direction(key, point) for key in keys]
-        checks = [_check_leaf(value, point, grads, name, drawn, eps ** (1 / 3), noise) for name in point]
-        steps, remainders = _remainders(value, point, float(start), grads, taylor)
-    checks.sort(key=lambda check: -check.error)
-    return GradientReport(tuple(checks), _slope(steps, remainders, noise), steps, remainders)
+        *drawn, taylor = [_direction(key, point) for key in jax.random.split(key, directions + 1)]
+        checks = [_check_leaf(value, point, grads[name], name, [v[name] for v in drawn], eps) for name in point]
+        checks.sort(key=lambda check: -check.error)
+        return GradientReport(tuple(checks), *_taylor_test(value, point, float(start), grads, taylor, eps))
 
 
 def _double(leaf):
     """Floating leaves in double precision (numpy, on the host); keys, integers and booleans as they are."""
     dtype = jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.inexact):
-        return jnp.asarray(leaf)
+        return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
     return np.asarray(leaf).astype(np.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float64)
 
 
@@ -144,31 +143,27 @@ def _inner(gradient, v):
     return float(np.sum(np.real(np.asarray(gradient) * v)))
 
 
-def _check_leaf(value, point, grads, name, directions, h, noise):
-    def moved(step):
-        return float(value({**point, name: point[name] + step}))
-
-    vs = [direction[name] for direction in directions]
-    numeric = np.array([(moved(h * v) - moved(-h * v)) / (2 * h) for v in vs])
-    analytic = np.array([_inner(grads[name], v) for v in vs])
-    wrong, right = np.linalg.norm(analytic - numeric), max(np.linalg.norm(analytic), np.linalg.norm(numeric))
-    error = 0.0 if wrong <= noise / h * len(vs) ** 0.5 else wrong / right
-    # NaN compares false with every tolerance, but it would not be sorted as the worst.
-    error = float(error) if np.isfinite(error) else np.inf
-    return LeafCheck(name, error, float(np.linalg.norm(analytic)), float(np.linalg.norm(numeric)))
+def _check_leaf(value, point, gradient, name, directions, eps):
+    h = eps ** (1 / 3)  # round-off eps |f| / h falls with the step, truncation h² grows: here they meet
+    above, below = (np.array([float(value({**point, name: point[name] + step * v})) for v in directions]) for step in (h, -h))
+    numeric = (above - below) / (2 * h)
+    analytic = np.array([_inner(gradient, v) for v in directions])
+    wrong, norms = np.linalg.norm(analytic - numeric), (np.linalg.norm(analytic), np.linalg.norm(numeric))
+    round_off = ROUND_OFF * eps * np.linalg.norm(above) / h
+    error = 0.0 if wrong <= round_off else wrong / max(norms)
+    # NaN compares false with every tolerance, but would not be sorted as the worst.
+    return LeafCheck(name, float(error) if np.isfinite(error) else math.inf, *map(float, norms))
 
 
-def _remainders(value, point, start, grads, v):
+def _taylor_test(value, point, start, grads, v, eps):
+    """The slope between the two smallest steps whose remainders stand clear of round-off, the steps, the remainders."""
     steps = tuple(0.25**k for k in range(1, 13))
     rate = sum(_inner(grads[name], v[name]) for name in point)
-    moved = [float(value({name: leaf + h * v[name] for name, leaf in point.items()})) for h in steps]
-    return steps, tuple(abs(f - start - h * rate) for h, f in zip(steps, moved, strict=True))
-
-
-def _slope(steps, remainders, noise):
-    """Order between the two smallest steps whose remainders stand clear of round-off; inf if there are no two."""
-    clear = [(h, r) for h, r in zip(steps, remainders, strict=True) if not r <= noise]
+    values = [float(value({name: leaf + h * v[name] for name, leaf in point.items()})) for h in steps]
+    remainders = tuple(abs(f - start - h * rate) for h, f in zip(steps, values, strict=True))
+    round_off = [ROUND_OFF * eps * max(abs(f), abs(start)) for f in values]
+    clear = [(h, r) for h, r, noise in zip(steps, remainders, round_off, strict=True) if noise < r < math.inf]
     if len(clear) < 2:
-        return float("inf")
+        return math.nan if np.isnan(remainders).any() else math.inf, steps, remainders
     (h1, r1), (h2, r2) = clear[-2:]
-    return float(np.log(r1 / r2) / np.log(h1 / h2))
+    return math.log(r1 / r2) / math.log(h1 / h2), steps, remainders

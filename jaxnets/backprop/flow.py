@@ -114,9 +114,9 @@ def _name(path):
 
 def _output_name(path):
     """`intermediates/Dense_0/__call__/0` is `Dense_0`; the second call of the same module is `Dense_0/1`."""
-    calls = [at for at, key in enumerate(path) if isinstance(key, jax.tree_util.SequenceKey)]
-    if calls and path[calls[0]].idx == 0:
-        path = path[: calls[0]] + path[calls[0] + 1 :]
+    call = next((at for at, key in enumerate(path) if isinstance(key, jax.tree_util.SequenceKey)), 0)
+    if call > 0 and path[call].idx == 0:
+        path = path[:call] + path[call + 1 :]
     hidden = ("intermediates", "__call__")
     return _name(tuple(key for key in path if getattr(key, "key", None) not in hidden))
 

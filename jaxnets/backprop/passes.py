@@ -84,4 +84,5 @@ def two_layer_value_and_gradient(
 
 
 def _tanh_derivative(x):
-    return 1 - jnp.tanh(x) ** 2
+    y = jnp.tanh(x)
+    return (1 - y) * (1 + y)  # 1 - y² would cancel where the unit saturates

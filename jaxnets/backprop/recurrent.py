@@ -28,7 +28,7 @@ def elman_step_forward(
 def elman_step_backward(residuals: Any, cotangent: Float[Array, "*batch hidden"]) -> tuple[Elman, Array, Array]:
     """With `d = (1 - h'²) δ`: `∂U = Σ xᵀ d`, `∂V = Σ hᵀ d`, `∂b = Σ d`, `∂x = d Uᵀ`, `∂h = d Vᵀ`."""
     params, x, hidden, new = residuals
-    d = (1 - new**2) * cotangent
+    d = _tanh_slope(new) * cotangent
     return _gradient(x, hidden, d), d @ params.input.T, d @ params.recurrent.T
 
 
@@ -52,13 +52,13 @@ def elman_backward(residuals: Any, cotangent: Float[Array, "*batch time hidden"]
     `∂U = Σ_t x_tᵀ d_t`, `∂V = Σ_t h_{t-1}ᵀ d_t`, `∂b = Σ_t d_t`, `∂x_t = d_t Uᵀ`, `∂h_0 = d_1 Vᵀ`: the weight gradients
     wait until all `d_t` are known and are then one product each.
 
-    Source: Werbos (1990), table 1 and eq. 12-16.
+    Source: Werbos (1990), Backpropagation through time: what it does and how to do it, doi:10.1109/5.58337.
     """
     params, x, hidden, states = residuals
 
     def step(later, at):  # later: d_{t+1} Vᵀ
         state, delta = at
-        d = (1 - state**2) * (delta + later)
+        d = _tanh_slope(state) * (delta + later)
         return d @ params.recurrent.T, d
 
     time_first = (jnp.moveaxis(states, -2, 0), jnp.moveaxis(cotangent, -2, 0))
@@ -66,6 +66,10 @@ def elman_backward(residuals: Any, cotangent: Float[Array, "*batch time hidden"]
     d = jnp.moveaxis(d, 0, -2)
     previous = jnp.concatenate([jnp.expand_dims(hidden, -2), states[..., :-1, :]], axis=-2)
     return _gradient(x, previous, d), d @ params.input.T, d_hidden
+
+
+def _tanh_slope(y):
+    return (1 - y) * (1 + y)  # tanh' = 1 - y², which would cancel where the unit saturates
 
 
 def _gradient(x, hidden, d):

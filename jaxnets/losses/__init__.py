@@ -5,7 +5,7 @@ options by keyword, so `training.steps.supervised(model.apply, losses.softmax_cr
 A result has the dtype of the prediction; sums inside are accumulated in float32 at least. optax is reused where it is right.
 
 Where a value can't be finite (a missing target, a class that doesn't exist, an alignment that doesn't fit) it is NaN or inf,
-for a guard to see, while the gradient at that place is 0: a mask or a weight of 0 in `reduce` then removes it altogether.
+for a guard to see, while the gradient of the prediction is finite: a mask or a weight of 0 in `reduce` removes it altogether.
 """
 
 from jaxnets.losses.classification import (

@@ -29,14 +29,19 @@ def observed(prediction: Float[Array, "*shape"], target: Shaped[Array, "*shape"]
     return jnp.where(jnp.isfinite(prediction) & jnp.isfinite(target), prediction, lax.stop_gradient(prediction))
 
 
-def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
-    """Wide log-probabilities; a -inf logit is a class of probability 0.
+def centered(scores: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
+    """Wide scores minus the largest of their row; -inf stays -inf.
 
-    A row without a finite maximum (NaN, +inf, or all -inf) is NaN and passes no gradient, unlike that of `jax.nn`.
+    A row without a finite maximum (NaN, +inf, or all -inf) becomes NaN and passes no gradient.
     """
-    logits = wide(logits)
-    peak = lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    shifted = jnp.where(jnp.isfinite(peak), logits - peak, jnp.nan)
+    scores = wide(scores)
+    peak = lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    return jnp.where(jnp.isfinite(peak), scores - peak, jnp.nan)
+
+
+def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
+    """Wide log-probabilities. Unlike that of `jax.nn`, a row that `centered` can't center passes no gradient."""
+    shifted = centered(logits)
     return shifted - jnp.log(jnp.exp(shifted).sum(axis=-1, keepdims=True))
 
 

@@ -17,7 +17,8 @@ def squared(prediction: Float[Array, "*shape"], target: Num[Array, "*shape"]) ->
 
 def absolute(prediction: Float[Array, "*shape"], target: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Absolute error `|e|`; gradient 0 at `e = 0`."""
-    return jnp.abs(_error("absolute", prediction, target))
+    error = _error("absolute", prediction, target)
+    return jnp.maximum(error, -error)  # at 0 jnp.abs has slope 1, a tie of jnp.maximum the mean of both slopes
 
 
 def huber(prediction: Float[Array, "*shape"], target: Num[Array, "*shape"], *, delta: float = 1.0) -> Float[Array, "*shape"]:
@@ -41,7 +42,9 @@ def smooth_l1(prediction: Float[Array, "*shape"], target: Num[Array, "*shape"], 
     """
     if beta <= 0:
         raise ValueError(f"smooth_l1: beta must be positive, got {beta}.")
-    return optax.losses.huber_loss(_error("smooth_l1", prediction, target), delta=beta) / beta
+    size = jnp.abs(_error("smooth_l1", prediction, target))
+    near = jnp.minimum(size, beta)
+    return near * (near / (2 * beta)) + (size - near)
 
 
 def log_cosh(prediction: Float[Array, "*shape"], target: Num[Array, "*shape"]) -> Float[Array, "*shape"]:

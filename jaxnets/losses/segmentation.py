@@ -73,7 +73,7 @@ def generalized_dice(
     weight = jnp.where(area > 0, 1 / jnp.where(area > 0, area, 1) ** 2, 0)
     overlap = 2 * (weight * (p * t).sum(axis=1)).sum(axis=-1)
     total = (weight * (p.sum(axis=1) + area)).sum(axis=-1)
-    return jnp.where(total > 0, 1 - overlap / jnp.where(total > 0, total, 1), 0).astype(logits.dtype)
+    return jnp.where(total == 0, 0, 1 - overlap / jnp.where(total == 0, 1, total)).astype(logits.dtype)
 
 
 def lovasz_softmax(

@@ -48,7 +48,7 @@ def calibration(*, bins: int = 15) -> Metric:
 
     Raises:
       ValueError: `bins < 1`.
-    Source: Naeini, Cooper & Hauskrecht (2015), AAAI; Guo et al. (2017), arXiv:1706.04599, eq. 3-5; Brier (1950), eq. 2.
+    Source: Naeini, Cooper & Hauskrecht (2015), AAAI; Guo et al. (2017), arXiv:1706.04599, eq. 3 and 5; Brier (1950).
     """
     if bins < 1:
         raise ValueError(f"calibration: bins must be at least 1, got {bins}.")

@@ -55,7 +55,7 @@ class MLP(nn.Module):
 
     widths: Sequence[int]  # hidden widths, then number of outputs
     activation: Callable[[Any], Any] = nn.relu
-    dropout: float = 0.0  # probability that a hidden unit is zeroed when `train`
+    dropout: int | float = 0.0  # probability that a hidden unit is zeroed when `train`
     normalization: str | None = None  # "layer" or "batch", before the activation
     residual: bool = False  # adds a hidden layer's input to its output where the widths agree
     feature_axes: int | None = None

@@ -86,20 +86,24 @@ class Checkpointer:
         return sorted({step for step, _, _ in self._folders()})
 
     def latest_good(self, like: PyTree) -> tuple[int, PyTree] | None:
-        """The newest step whose every hash agrees, and its state; None if there is none. Warns about each damaged one.
+        """The newest step whose every hash agrees, and its state; None if nothing was saved. Warns about each damaged one.
 
         `like` (arrays or `jax.ShapeDtypeStruct`, so `jax.eval_shape(init, key)` will do) gives structure, dtypes, shapes
         and shardings; nothing is cast. Leaves come back bitwise equal, each as the kind of array that `like` has there.
 
         Raises:
-          InputError: the newest undamaged step has other leaves, dtypes or shapes than `like`, or another configuration.
+          InputError: the newest undamaged step has other leaves, dtypes or shapes than `like`, or another configuration;
+            or all steps are damaged: starting afresh over them is for the user to decide.
         """
         self.wait()
-        for step, _, folder in reversed(self._folders()):
+        folders = self._folders()
+        for step, _, folder in reversed(folders):
             try:
                 return step, _read(folder, step, like, self._config)
             except _DamagedError as error:
                 warnings.warn(f"checkpoint {folder} is damaged and was passed over: {error}", stacklevel=2)
+        if folders:
+            raise InputError(f"every checkpoint in {self._directory} is damaged; move that folder away to start afresh.")
         return None
 
     def restore(self, step: int, like: PyTree) -> PyTree:
@@ -245,7 +249,7 @@ def _orbax() -> ocp.Checkpointer:
 
 
 def _storage(dtype: np.dtype) -> np.dtype:
-    """Lets orbax see NumPy's own dtypes only: those of ml_dtypes go as unsigned integers of the same width."""
+    """NumPy's own dtypes as they are, those of ml_dtypes (orbax lacks uint4, float8_e4m3 and others) as unsigned integers."""
     return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
 
 

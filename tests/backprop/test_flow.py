@@ -10,7 +10,7 @@ from jaxnets import backprop
 
 
 class Network(nn.Module):
-    depth: int = 11
+    depth: int = 2
 
     @nn.compact
     def __call__(self, x):
@@ -34,17 +34,21 @@ def test_norms_per_layer_equal_their_closed_form():
     np.testing.assert_allclose(flow["b/c"], (0, 2**0.5, np.inf), rtol=1e-6)
 
 
-def test_flow_of_a_flax_model_is_in_the_order_of_its_layers_under_jit_and_vmap(jit):
+def test_layers_keep_the_order_of_their_numbers_under_jit_and_vmap(jit):
+    params = {f"Dense_{i}": {"kernel": jnp.full((2, 3), 1.0 + i)} for i in range(11)}  # two members
+    flow = jit(jax.vmap(backprop.gradient_flow))(params, params)
+    assert list(flow) == [f"Dense_{i}" for i in range(11)]
+    np.testing.assert_allclose(flow["Dense_10"].weight, [11 * 3**0.5] * 2, rtol=1e-6)
+
+
+def test_flow_of_an_ensemble_of_flax_models_equals_that_of_each_member():
     model = Network()
-    init = jax.vmap(lambda key: model.init(key, X)["params"])
-    params = init(jax.random.split(jax.random.key(0), 2))
-    grads = jax.vmap(jax.grad(lambda p: model.apply({"params": p}, X).mean()))(params)
-    flow = jit(jax.vmap(backprop.gradient_flow))(params, grads)
-    assert list(flow) == [*[f"Dense_{i}" for i in range(model.depth)], "shared"]
-    member = jax.tree.map(lambda leaf: leaf[1], params)
-    weights = np.concatenate([np.ravel(member["Dense_2"]["kernel"]), member["Dense_2"]["bias"]])
-    np.testing.assert_allclose(flow["Dense_2"].weight[1], np.linalg.norm(weights), rtol=1e-6)
-    np.testing.assert_allclose(flow["Dense_2"].ratio, flow["Dense_2"].gradient / flow["Dense_2"].weight, rtol=1e-6)
+    params = jax.jit(jax.vmap(lambda key: model.init(key, X)["params"]))(jax.random.split(jax.random.key(0), 2))
+    grads = jax.jit(jax.vmap(jax.grad(lambda p: model.apply({"params": p}, X).mean())))(params)
+    flow = jax.vmap(backprop.gradient_flow)(params, grads)
+    weights, gradients = (np.append(tree["Dense_1"]["kernel"][1], tree["Dense_1"]["bias"][1]) for tree in (params, grads))
+    expected = np.linalg.norm(weights), np.linalg.norm(gradients), np.linalg.norm(gradients) / np.linalg.norm(weights)
+    np.testing.assert_allclose([part[1] for part in flow["Dense_1"]], expected, rtol=1e-6)
 
 
 def test_bfloat16_norms_are_summed_in_float32():
@@ -59,10 +63,10 @@ def test_dead_and_saturated_units_are_counted():
     np.testing.assert_allclose(relu.mean, np.maximum(x, 0).mean(), rtol=1e-6)
     np.testing.assert_allclose(relu.std, np.maximum(x, 0).std(), rtol=1e-6)
     assert relu.saturated == 0
-    tanh = backprop.activation_flow([x], activation=jnp.tanh, bounds=(-1, 1))["0"]
+    tanh = backprop.activation_flow([x], activation=jnp.tanh, bounds=(-1.0, 1.0))["0"]
     np.testing.assert_allclose(tanh.saturated, (np.abs(np.tanh(x)) >= 0.99).mean(), rtol=1e-6)
     assert tanh.dead == 0
-    assert backprop.activation_flow([jax.nn.relu(x)], bounds=(0, np.inf), margin=0)["0"].saturated == 4 / 8
+    assert backprop.activation_flow([jax.nn.relu(x)], bounds=(0.0, np.inf), margin=0.0)["0"].saturated == 4 / 8
 
 
 def test_channels_of_images_are_the_units():
@@ -71,8 +75,8 @@ def test_channels_of_images_are_the_units():
 
 
 def test_captured_intermediates_of_a_flax_model(jit):
-    model = Network(depth=2)
-    variables = model.init(jax.random.key(0), X)
+    model = Network()
+    variables = jax.jit(model.init)(jax.random.key(0), X)
 
     def flow(x):
         _, state = model.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])
@@ -80,11 +84,11 @@ def test_captured_intermediates_of_a_flax_model(jit):
 
     layers = jit(flow)(X)
     assert list(layers) == ["/", "Dense_0", "Dense_1", "features", "shared", "shared/1"]
-    hidden = model.bind(variables).apply(variables, X, capture_intermediates=True, mutable=["intermediates"])[1]
-    second = hidden["intermediates"]["shared"]["__call__"][1]
+    kernel, bias = variables["params"]["shared"]["kernel"], variables["params"]["shared"]["bias"][None]
+    second = (X @ kernel + bias) @ kernel + bias
     np.testing.assert_allclose(layers["shared/1"].std, second.std(), rtol=1e-6)
     ensemble = jit(jax.vmap(flow))(jnp.stack([X, 2 * X]))
-    np.testing.assert_allclose(ensemble["shared/1"].std[0], second.std(), rtol=1e-6)
+    np.testing.assert_allclose(ensemble["shared/1"].std, [second.std(), 2 * second.std()], rtol=1e-6)
 
 
 def test_outputs_that_are_tuples_and_integers_are_told_apart():
@@ -98,5 +102,5 @@ def test_bad_arguments_are_named():
         backprop.gradient_flow({"a": X}, {"b": X})
     with pytest.raises(ValueError, match="no floating array found"):
         backprop.activation_flow({"intermediates": {}})
-    with pytest.raises(ValueError, match=r"bounds must rise .* got \(1, -1\)"):
-        backprop.activation_flow([X], bounds=(1, -1))
+    with pytest.raises(ValueError, match=r"bounds must rise .* got \(1.0, -1.0\)"):
+        backprop.activation_flow([X], bounds=(1.0, -1.0))
