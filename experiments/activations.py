@@ -108,7 +108,7 @@ def measure(config: Config, name: str, train, test) -> dict:
 
 def draw_functions(names, figure):
     """Each function and its derivative."""
-    x = np.linspace(-4, 4, 801, dtype=np.float32)
+    x = jnp.linspace(-4, 4, 801)
     grid = figure.subplots(-(-len(names) // 6), 6, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(names) :]:
         axes.axis("off")

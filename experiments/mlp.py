@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.harness import figures
 from experiments.harness.run import Run
 from jaxnets import losses, metrics, optimizers
 from jaxnets.data import batches, images
@@ -115,6 +116,8 @@ def draw_learning(rows, figure):
     left.set(xlabel="epoch", ylabel="cross entropy", yscale="log", title="mean and range over members")
     left.legend()
     right.set(xlabel="epoch", ylabel="error (%)", yscale="log", title="every member")
+    for axes in (left, right):
+        figures.plain_log(axes.yaxis)
 
 
 def draw_mistakes(test, log_probabilities, names, figure):

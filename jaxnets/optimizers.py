@@ -44,7 +44,7 @@ def poly(
     steps = total - warmup
 
     def decay(count):
-        # optax.polynomial_schedule is NaN at T when compiled: XLA's 1 - t (1 / T) may be -1e-9 there, to the power 0.9.
+        # optax.polynomial_schedule, compiled, may be NaN at T: XLA's 1 - t (1 / T) can be -1e-9, to the power 0.9.
         return peak * ((steps - jnp.clip(count, 0, steps)) / steps) ** power
 
     return _after_warmup(peak, warmup, decay)

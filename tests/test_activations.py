@@ -72,7 +72,7 @@ REFERENCE = {
     "soft_shrink": lambda x: x - clip(x, -0.5, 0.5),
     "tanh_shrink": lambda x: x - mp.tanh(x),
     "snake": lambda x: x + mp.sin(x) ** 2,
-    "swish_0.3": swish(mp.mpf(float(np.float32(0.3)))),
+    "swish_0.7": swish(mp.mpf(float(np.float32(0.7)))),
     "swish_1.7": swish(mp.mpf(float(np.float32(1.7)))),
 }  # fmt: skip
 KINKS = {
@@ -111,9 +111,8 @@ def ulps(got, reference):
     """Distance in units in the last place of the exact value; what is below the normal numbers may be flushed to 0."""
     if abs(reference) < SMALLEST:
         return 0 if abs(got) <= SMALLEST else math.inf
-    if not np.isfinite(got):
-        return math.inf
-    return float(abs(mp.mpf(float(got)) - reference) / mp.mpf(float(np.spacing(np.float32(abs(reference))))))
+    unit = float(np.spacing(np.float32(abs(reference))))
+    return float(abs(mp.mpf(float(got)) - reference) / unit) if np.isfinite(got) else math.inf
 
 
 def near_zero_crossing(name, slopes):
@@ -142,7 +141,7 @@ def test_the_zero_crossings_are_few_and_known():
     """The looser bar applies around these zeros only: one of the slope in each of the self-gated functions."""
     crossing = {name: GRID[near_zero_crossing(name, exact(name)[1])] for name in REFERENCE if name != "snake"}
     crossing = {name: float(x.mean()) for name, x in crossing.items() if x.size}
-    assert set(crossing) == {"silu", "hard_silu", "gelu", "gelu_tanh", "mish", "swish_0.3", "swish_1.7"}
+    assert set(crossing) == {"silu", "hard_silu", "gelu", "gelu_tanh", "mish", "swish_0.7", "swish_1.7"}
     assert crossing["silu"] == pytest.approx(-1.2785, abs=0.1)
 
 
@@ -166,13 +165,12 @@ def test_at_a_kink_the_gradient_lies_between_the_slopes_of_its_sides(name):
             assert min(left, right) - 1e-6 <= float(derivative(jnp.float32(kink))) <= max(left, right) + 1e-6
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", REFERENCE)
 def test_higher_derivatives_are_right_in_every_mode(name):
     """Second and third derivative by mixed modes, at 0 too where the function is smooth there."""
-    function = ACTIVATIONS[name].function
+    function = function_of(name)
     smooth = name not in KINKS and name not in ("elu", "celu", "soft_sign")  # these have a kink in some derivative at 0
-    points = [-2.3, -0.7, 0.4, 1.6, 4.1] + [0.0] * smooth
-    x = jnp.array(points, jnp.float32)
+    x = jnp.array([-2.3, -0.7, 0.4, 1.6, 4.1] + [0.0] * smooth)
     second = jax.vmap(jax.jacfwd(jax.grad(function)))
     third = jax.vmap(jax.grad(jax.jacfwd(jax.grad(function))))
     for n, derivative in ((2, second), (3, third)):
@@ -222,16 +220,12 @@ def test_gradients_of_learnable_parameters(jit):
     }
     for function, (parameters, reference) in cases.items():
         p = np.array(parameters, np.float32)
-        value = jit(function)(jnp.asarray(x), jnp.asarray(p))
-        np.testing.assert_allclose(
-            value, [[float(reference(v, q)) for v, q in zip(row, p, strict=True)] for row in x.astype(float)], rtol=1e-6
-        )
-        expected = [
-            sum(float(mp.diff(functools.partial(reference, v), q)) for v in x[:, i].astype(float))
-            for i, q in enumerate(p.astype(float))
-        ]
+        pairs = [list(zip(row, p.astype(float), strict=True)) for row in x.astype(float)]
+        expected = [[float(reference(v, q)) for v, q in row] for row in pairs]
+        np.testing.assert_allclose(jit(function)(jnp.asarray(x), jnp.asarray(p)), expected, rtol=1e-6)
+        expected = [[float(mp.diff(functools.partial(reference, v), q)) for v, q in row] for row in pairs]
         gradient = jit(jax.grad(lambda q, f=function: f(jnp.asarray(x), q).sum()))(jnp.asarray(p))
-        np.testing.assert_allclose(gradient, expected, rtol=2e-6, err_msg=function.__name__)
+        np.testing.assert_allclose(gradient, np.sum(expected, 0), rtol=2e-6, err_msg=function.__name__)
     assert activations.swish(jnp.ones(2, jnp.bfloat16), jnp.ones(2)).dtype == jnp.bfloat16
 
 
@@ -290,15 +284,14 @@ def test_gain_and_zero_centered_by_quadrature(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_range_saturation_and_dying_by_sampling(name):
     row = ACTIVATIONS[name]
-    step = 0.01
-    x = np.round(np.arange(-20, 20, step), 2).astype(np.float32)
+    x = np.round(np.arange(-20, 20, 0.01), 2).astype(np.float32)
     values, slopes = np.asarray(row(jnp.asarray(x))), np.asarray(row.derivative(jnp.asarray(x)))
     ends = np.asarray(row(jnp.array([-jnp.inf, jnp.inf])))
     np.testing.assert_allclose([min(values.min(), *ends), max(values.max(), *ends)], row.range, rtol=1e-4, atol=1e-30)
 
     steep = x[np.abs(slopes) > 0.01 * (1 - 1e-6)]
     measured = (-math.inf if steep[0] < -16 else steep[0], math.inf if steep[-1] > 16 else steep[-1])
-    np.testing.assert_allclose(row.saturates, measured, atol=1.5 * step)
+    np.testing.assert_allclose(row.saturates, measured, atol=0.015)
 
     flat = (slopes == 0) & (np.abs(x) < 8)  # beyond, a normal density underflows
     assert row.dies == bool((flat[1:] & flat[:-1]).any())
@@ -316,15 +309,11 @@ def test_the_table_lists_every_elementwise_function():
 def test_softmax_is_scipys_and_its_log(jit, key):
     x = 20 * jax.random.normal(key, (3, 5))
     np.testing.assert_allclose(jit(activations.softmax)(x), scipy.special.softmax(np.float64(x), -1), rtol=1e-5)
-    np.testing.assert_allclose(
-        jit(activations.log_softmax)(x), scipy.special.log_softmax(np.float64(x), -1), rtol=1e-6, atol=1e-6
-    )
     np.testing.assert_allclose(activations.softmax(x, axis=0), scipy.special.softmax(np.float64(x), 0), rtol=1e-5)
-    assert (
-        activations.softmax(x.astype(jnp.bfloat16)).dtype
-        == activations.log_softmax(x.astype(jnp.bfloat16)).dtype
-        == jnp.bfloat16
-    )
+    expected = scipy.special.log_softmax(np.float64(x), -1)
+    np.testing.assert_allclose(jit(activations.log_softmax)(x), expected, rtol=1e-6, atol=1e-6)
+    for function in (activations.softmax, activations.log_softmax):
+        assert function(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_softmax_of_masked_and_infinite_logits_is_never_nan(jit):
@@ -369,7 +358,7 @@ def test_maxout_takes_the_maximum_of_neighbors():
     np.testing.assert_array_equal(jax.grad(lambda x: activations.maxout(x, 3).sum())(x), [[0, 1, 0, 0, 0, 1]])
 
 
-def test_bad_arguments_are_named(key):
+def test_bad_arguments_are_named():
     x = jnp.ones(6)
     with pytest.raises(ValueError, match="maxout: pieces must divide the 6 features, got 4"):
         activations.maxout(x, 4)
@@ -397,7 +386,7 @@ def test_all_activations_and_their_gradients_lower_for_every_platform():
 
 
 def test_the_chebyshev_series_of_mills_ratio_computed_again():
-    """Discrete cosine transform of (t + 5) M(t) at 64 Chebyshev nodes, M from mpmath's erfc (asymptotic beyond t = 1e4)."""
+    """Discrete cosine transform of (t + 5) M(t) at 64 Chebyshev nodes, M from mpmath."""
     with mp.workdps(50):
         angles = [mp.pi * (k + mp.mpf(1) / 2) / 64 for k in range(64)]
         values = []

@@ -41,8 +41,9 @@ def test_warmup_cosine_meets_its_formula_and_its_corners(jit):
     t = np.arange(50)
     cosine = 0.1 + 0.9 * (1 + np.cos(np.pi * np.minimum(t - 8, 32) / 32)) / 2
     np.testing.assert_allclose(rates, 0.3 * np.where(t < 8, t / 8, cosine), rtol=1e-6, atol=1e-8)
-    end = np.float32(0.3) * np.float32(0.1)
-    assert [rates[0], rates[8], rates[40], rates[49]] == [0, np.float32(0.3), end, end]
+    number = rates.dtype.type
+    end = number(0.3) * number(0.1)
+    assert [rates[0], rates[8], rates[40], rates[49]] == [0, number(0.3), end, end]
     assert optimizers.warmup_cosine(0.3, epochs=5, steps_per_epoch=8)(40) == 0
 
 
@@ -81,7 +82,7 @@ def test_an_impossible_schedule_is_refused(schedule, message):
 
 
 def test_poly_ends_at_zero_and_starts_at_its_peak_for_any_length(jit):
-    """Compiled, optax.polynomial_schedule is NaN at the end for 390 of the lengths 1 to 399 (optax 0.2.8)."""
+    """Compiled, optax.polynomial_schedule ends in NaN for 218 of the lengths 1 to 399, not in 0 for 172 more (0.2.8)."""
     lengths = (3, 41, 397) if jax.config.jax_disable_jit else (*range(1, 60, 4), 397)
     schedules = [optimizers.poly(0.01, epochs=1, steps_per_epoch=length) for length in lengths]
     ends = jit(lambda last: [schedule(t) for schedule, t in zip(schedules, last, strict=True)])

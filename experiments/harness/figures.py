@@ -36,6 +36,15 @@ def png(draw: Callable[[Any], object], size: tuple[float, float] = (8, 4.5)) -> 
     return buffer.getvalue() if buffer.tell() <= MAX_BYTES else _reduced(buffer)
 
 
+def plain_log(axis: Any) -> None:
+    """A logarithmic axis labeled 1, 2, 5, 10, ... instead of powers of ten."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}")
+
+
 def _reduced(buffer: io.BytesIO) -> bytes:
     from PIL import Image
 

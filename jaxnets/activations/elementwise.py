@@ -57,7 +57,7 @@ relu, relu6 = jax.nn.relu, jax.nn.relu6  # `max(x, 0)`, `clip(x, 0, 6)`
 
 
 def leaky_relu(x: Float[Array, "*shape"], slope: Parameter = 0.01) -> Float[Array, "*shape"]:
-    """`x` right of 0, `slope x` left of it. Source: Maas, Hannun & Ng (2013), ICML workshop, eq. 2."""
+    """`x` right of 0, `slope x` left of it. Source: Maas, Hannun & Ng (2013), ICML workshop."""
     slope = jnp.broadcast_to(jnp.asarray(slope, x.dtype), x.shape)
     return jnp.where(x > 0, x, slope * jnp.where(x > 0, 0, x))  # the inner choice keeps the slope's gradient 0 at x = inf
 
@@ -147,7 +147,7 @@ def snake_slope(x):
 def snake(x: Float[Array, "*shape"], a: Parameter = 1.0) -> Float[Array, "*shape"]:
     """`x + sin²(a x) / a`, `a` not 0: periodic and unbounded. Its slope has no limit at ±inf; there it is given as 1.
 
-    Source: Ziyin, Hartwig & Ueda (2020), arXiv:2006.08195, eq. 3.
+    Source: Ziyin, Hartwig & Ueda (2020), arXiv:2006.08195.
     """
     return x + jnp.sin(a * jnp.where(jnp.isfinite(x), x, 0)) ** 2 / a
 

@@ -13,7 +13,7 @@ def softmax(
 ) -> Float[Array, "*shape"]:
     """`exp(x_i) / Σ_j exp(x_j)`; an entry that is -inf or left out by `where` is 0 and gets no gradient.
 
-    A row with nothing left is 0 throughout, not NaN: attention to nothing. Not NaN-free at +inf, which has no limit.
+    A row with nothing left is 0 throughout, not NaN: attention to nothing. A logit of +inf is NaN: it has no limit.
     """
     wide, alive = _masked(logits, axis, where)
     return jnp.where(alive, jax.nn.softmax(wide, axis), 0).astype(logits.dtype)
@@ -49,7 +49,7 @@ def glu(x: Float[Array, "*batch twice"]) -> Float[Array, "*batch half"]:
 
 
 def bilinear(x: Float[Array, "*batch twice"]) -> Float[Array, "*batch half"]:
-    """`v g`: `glu` without the sigmoid. Source, as of the three below: Shazeer (2020), arXiv:2002.05202, eq. 5."""
+    """`v g`: `glu` without the sigmoid. Source, as of the three below: Shazeer (2020), arXiv:2002.05202, section 2."""
     value, gate = _halves("bilinear", x)
     return value * gate
 

@@ -159,7 +159,10 @@ def _pads(x, span, stride, padding):
 def _pool(x, window, stride, padding):
     window = _pair(window)
     stride = window if stride is None else _pair(stride)
-    return PoolResiduals(None, None, x.shape, window, stride, _pads(x, window, stride, padding))
+    padding = _pads(x, window, stride, padding)
+    if any(n + sum(pads) < size for n, pads, size in zip(x.shape[1:3], padding, window, strict=True)):
+        raise ValueError(f"pool: the window {window} must fit into the padded images, got {x.shape[1:3]} + {padding}.")
+    return PoolResiduals(None, None, x.shape, window, stride, padding)
 
 
 def _tap_slices(pool):

@@ -66,7 +66,7 @@ def softmax_focal(
     Source: Lin et al. (2017), arXiv:1708.02002, eq. 5.
     """
     _check_gamma("softmax_focal", gamma)
-    common.check_labels("softmax_focal", logits, labels)
+    labels, _ = common.read_targets("softmax_focal", logits, labels, distribution=False)
     log_p = common.log_softmax(logits)
     plain = _cross_entropy("softmax_focal", log_p, labels, 0.0, None, ignore_index)
     weighted = _cross_entropy("softmax_focal", log_p, labels, 0.0, class_weights, ignore_index)
@@ -92,7 +92,7 @@ def poly(
     """
     if epsilon < -1:
         raise ValueError(f"poly: epsilon must be at least -1, got {epsilon}.")
-    common.check_labels("poly", logits, labels)
+    labels, _ = common.read_targets("poly", logits, labels, distribution=False)
     cross_entropy = _cross_entropy("poly", common.log_softmax(logits), labels, 0.0, None, ignore_index)
     return (cross_entropy - epsilon * jnp.expm1(-cross_entropy)).astype(logits.dtype)
 
@@ -150,7 +150,7 @@ def multiclass_hinge(
     """
     if margin <= 0:
         raise ValueError(f"multiclass_hinge: margin must be positive, got {margin}.")
-    common.check_labels("multiclass_hinge", scores, labels)
+    labels, _ = common.read_targets("multiclass_hinge", scores, labels, distribution=False)
     shifted, own = common.centered(scores), common.one_hot(labels, scores.shape[-1])
     rival = jnp.where(own, -jnp.inf, shifted).max(axis=-1)
     values = jnp.maximum(0, margin + rival - jnp.where(own, shifted, 0).sum(axis=-1))
@@ -159,7 +159,7 @@ def multiclass_hinge(
 
 def _cross_entropy(function, log_p, targets, label_smoothing, class_weights, ignore_index):
     """`-Σ_c w_c t_c log p_c`, wide, with `t` read, smoothed and screened."""
-    classes, labels = log_p.shape[-1], common.are_labels(function, log_p, targets)
+    classes, (targets, labels) = log_p.shape[-1], common.read_targets(function, log_p, targets)
     if ignore_index is not None and not labels:
         raise ValueError(f"{function}: ignore_index needs integer labels, got {targets.dtype} of shape {targets.shape}.")
     costs = -log_p

@@ -45,26 +45,22 @@ def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch 
     return shifted - jnp.log(jnp.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def are_labels(function: str, scores: Any, targets: Any) -> bool:
-    """Whether `targets` are integer labels (True) or a distribution over the classes (False), by shape and dtype."""
+def read_targets(function: str, scores: Any, targets: Any, *, distribution: bool = True) -> tuple[Any, bool]:
+    """`targets`, and whether they are integer labels rather than a distribution over the classes, by shape and dtype.
+
+    Labels become int32: compared with the uint8 of an image file, 300 classes would be 44 and an `ignore_index` of -100 be 156.
+    """
     if targets.shape == scores.shape[:-1] and jnp.issubdtype(targets.dtype, jnp.integer):
-        return True
-    if targets.shape == scores.shape:
-        return False
-    raise ValueError(
-        f"{function}: targets must be integer labels of shape {scores.shape[:-1]} or a distribution of shape "
-        f"{scores.shape}, got {targets.dtype} of shape {targets.shape}."
-    )
-
-
-def check_labels(function: str, scores: Any, labels: Any) -> None:
-    if not are_labels(function, scores, labels):
-        raise ValueError(f"{function}: targets must be integer labels, got {labels.dtype} of shape {labels.shape}.")
+        return targets.astype(int), True
+    if distribution and targets.shape == scores.shape:
+        return targets, False
+    expected = f"integer labels of shape {scores.shape[:-1]}" + distribution * f" or a distribution of shape {scores.shape}"
+    raise ValueError(f"{function}: targets must be {expected}, got {targets.dtype} of shape {targets.shape}.")
 
 
 def one_hot(labels: Integer[Array, "*batch"], classes: int) -> Bool[Array, "*batch {classes}"]:
     """A mask for a sum or a `where`, which fuse; a gather's gradient would be a scatter. No class for a label out of range."""
-    return jax.nn.one_hot(labels.astype(int), classes, dtype=bool)  # int: `classes` may not fit uint8 labels
+    return jax.nn.one_hot(labels, classes, dtype=bool)
 
 
 def in_range(labels: Integer[Array, "*batch"], classes: int) -> Bool[Array, "*batch"]:

@@ -59,6 +59,7 @@ def target_weights(
     `torch.nn.functional.cross_entropy(logits, labels, class_weights, ignore_index=ignore_index)`: the mean divides by the
     weight of the targets. Give the class weights here *or* to the loss (where they only multiply), not to both.
     """
+    labels = labels.astype(int)  # -100 would be 156 among uint8 labels
     if class_weights is None:
         weights = jnp.ones(labels.shape)
     else:

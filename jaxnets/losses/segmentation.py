@@ -88,7 +88,7 @@ def lovasz_softmax(
 
     Source: Berman et al. (2018), arXiv:1705.08790, eq. 8-12 and algorithm 1.
     """
-    common.check_labels("lovasz_softmax", logits, labels)
+    labels, _ = common.read_targets("lovasz_softmax", logits, labels, distribution=False)
     p, t, valid = _regions("lovasz_softmax", logits, labels, ignore_index)
     errors = jnp.abs(t - p)
     slopes = lax.stop_gradient(_jaccard_slopes(jnp.where(valid, errors, -1), t))
@@ -131,7 +131,8 @@ def _regions(function, logits, targets, ignore_index):
     batch, *_, classes = logits.shape
     if classes < 2:
         raise ValueError(f"{function}: logits need at least 2 classes, got {classes} (binary: concatenate a zero logit).")
-    if common.are_labels(function, logits, targets):
+    targets, labels = common.read_targets(function, logits, targets)
+    if labels:
         t = jnp.where(common.in_range(targets, classes)[..., None], common.one_hot(targets, classes), jnp.nan)
         valid = jnp.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
     elif ignore_index is None:

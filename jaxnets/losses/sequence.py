@@ -29,7 +29,7 @@ def ctc(
     Source: Graves et al. (2006), doi:10.1145/1143844.1143891, eq. 6-8 (in logarithms).
     """
     _check(logits, labels, logit_lengths, label_lengths, blank)
-    (batch, time, classes), length = logits.shape, labels.shape[1]
+    (batch, time, classes), length, labels = logits.shape, labels.shape[1], labels.astype(int)
     if logit_lengths is None:
         logit_lengths = jnp.full(batch, time)
     if label_lengths is None:
@@ -40,9 +40,9 @@ def ctc(
     # States: blank, label 1, blank, label 2, ..., blank. A path stays, advances, or skips a blank between unequal labels.
     known = common.in_range(labels, classes) & (labels != blank)
     padded = jnp.where(counted & known, labels, blank)
-    states = lax.pad(padded, jnp.array(blank, padded.dtype), ((0, 0, 0), (1, 1, 1)))[:, : 2 * length + 1]
+    states = lax.pad(padded, blank, ((0, 0, 0), (1, 1, 1)))[:, : 2 * length + 1]
     skips = (states != blank) & (states != _shift(states, 2, blank))
-    emissions = jnp.take_along_axis(log_p, states[:, None, :].astype(int), axis=2)
+    emissions = jnp.take_along_axis(log_p, states[:, None, :], axis=2)
 
     def advance(log_alpha, frame):
         emission, is_live = frame

@@ -10,7 +10,8 @@
   weighs. What has weight 0 counts for nothing, even when it is NaN.
 - A state is a tree of sums. Two states merge by `jax.tree.map(jnp.add, a, b)`, the states of several devices by
   `jax.lax.psum(state, axis)`: start each from `init()`, or the past is counted once per device.
-- Whole numbers are counted exactly up to 2^36 (`Sum`), with x64 off, where float32 stops at 2^24 and int32 at 2^31.
+- Whole numbers are counted exactly up to 2^36 (`Sum`), with x64 off, where float32 stops at 2^24 and int32 at 2^31. One
+  update may count up to 2^24 examples; the confusion matrix, whose weights are absent, masks or integers, up to 2^31.
 - `logits` may be any scores for accuracies. Calibration and perplexity normalize them: pass `log p` for probabilities.
 """
 

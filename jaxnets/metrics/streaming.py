@@ -119,6 +119,7 @@ def top_k_correct(
     """
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(f"top_k_correct: k must be in [1, classes] = [1, {logits.shape[-1]}], got {k}.")
+    logits = jax.lax.stop_gradient(logits)  # inside a loss: a rank has no gradient, so none is computed
     index, label = class_index(logits), jnp.expand_dims(labels, -1)
     hit = index == label
     score = jnp.max(logits, axis=-1, keepdims=True, where=hit, initial=-jnp.inf)

@@ -202,3 +202,8 @@ def test_a_pair_is_a_custom_vjp(jit):
     gradient = jit(jax.vmap(jax.grad(lambda x: (pool(x) ** 2).sum())))(x)
     expected = jax.vmap(jax.grad(lambda x: (nn.max_pool(x, (2, 2), (2, 2)) ** 2).sum()))(x)
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+
+
+def test_a_window_larger_than_the_image_is_an_error():
+    with pytest.raises(ValueError, match=r"the window \(3, 3\) must fit .* got \(2, 4\)"):
+        backprop.max_pool_forward(jnp.zeros((1, 2, 4, 1)), window=3)

@@ -34,11 +34,11 @@ def value_and_gradient(loss, scores, *args, **kwargs):
     return values, pullback(jnp.isfinite(values).astype(values.dtype))[0]
 
 
-def test_cross_entropy_is_that_of_scikit_learn_and_optax(jit):
-    values = jit(losses.softmax_cross_entropy)(LOGITS, LABELS)
+def test_cross_entropy_is_that_of_scikit_learn_and_optax():
+    values = jax.jit(losses.softmax_cross_entropy)(LOGITS, LABELS)
     np.testing.assert_allclose(values, -OWN, rtol=1e-5)
     np.testing.assert_allclose(values.mean(), sklearn.metrics.log_loss(LABELS, np.exp(LOG_P)), rtol=1e-5)
-    soft = jit(losses.softmax_cross_entropy)(LOGITS, SOFT)
+    soft = jax.jit(losses.softmax_cross_entropy)(LOGITS, SOFT)
     np.testing.assert_allclose(soft, optax.losses.softmax_cross_entropy(LOGITS, SOFT), rtol=1e-5)
     gradient = jax.grad(lambda x: losses.softmax_cross_entropy(x, LABELS).sum())(LOGITS)
     np.testing.assert_allclose(gradient, np.exp(LOG_P) - np.eye(4)[np.asarray(LABELS)], atol=1e-6)
@@ -50,6 +50,16 @@ def test_labels_and_their_one_hot_distribution_agree_in_any_dtype():
         for options in ({}, {"label_smoothing": 0.2}, {"class_weights": WEIGHTS}):
             expected = losses.softmax_cross_entropy(LOGITS, LABELS, **options)
             np.testing.assert_allclose(losses.softmax_cross_entropy(LOGITS, targets, **options), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", BY_LABEL)
+def test_labels_of_eight_bits_do_not_wrap_around(name):
+    """Compared as uint8, 300 classes are 44, and -100 is 156."""
+    scores, labels = jnp.zeros((1, 300)).at[0, 156].set(1.0), jnp.array([156], jnp.uint8)
+    got = BY_LABEL[name](scores, labels, ignore_index=-100)
+    np.testing.assert_array_equal(got, BY_LABEL[name](scores, labels.astype(int)))
+    assert got != 0 or name == "multiclass_hinge"
+    assert losses.target_weights(labels, ignore_index=-100) == 1
 
 
 def test_smoothing_and_class_weights_are_those_of_pytorch():
@@ -215,7 +225,7 @@ def test_options_and_shapes_are_checked(unchecked):
         (lambda: cross_entropy(LOGITS, SOFT, ignore_index=0), r"ignore_index needs integer labels, got float32"),
         (lambda: losses.nll(LOGITS, LABELS[None]), r"nll: targets must be"),
         (lambda: losses.softmax_focal(LOGITS, LABELS, gamma=-1.0), r"softmax_focal: gamma must not be negative, got -1\.0\."),
-        (lambda: losses.softmax_focal(LOGITS, SOFT), r"softmax_focal: targets must be integer labels, got float32"),
+        (lambda: losses.softmax_focal(LOGITS, SOFT), r"softmax_focal: targets must be integer labels of shape \(6,\), got"),
         (lambda: losses.sigmoid_focal(LOGITS, LOGITS, alpha=2.0), r"sigmoid_focal: alpha must be inside \[0, 1\], got 2\.0\."),
         (lambda: losses.sigmoid_cross_entropy(LOGITS, LABELS), r"sigmoid_cross_entropy: shapes must be equal"),
         (lambda: losses.hinge(LOGITS, LABELS), r"hinge: shapes must be equal"),

@@ -54,7 +54,7 @@ POSSIBLE = np.isfinite(VALUES)
 SLOPES = np.array([np.pad(slope, ((0, TIME - len(slope)), (0, 0))) for _, slope in EXPECTED])
 
 
-def value_and_gradient(logits, labels=LABELS, jit=jax.jit, **options):
+def value_and_gradient(logits, labels=LABELS, **options):
     """All tests share the shape of `BATCH`: without jit each new shape is a new program per primitive."""
 
     def total(logits, options):
@@ -62,12 +62,12 @@ def value_and_gradient(logits, labels=LABELS, jit=jax.jit, **options):
         return jnp.where(jnp.isnan(values), 0, values).sum(), values
 
     static = {name: options.pop(name) for name in ("blank", "zero_infinity") if name in options}
-    (_, values), gradient = jit(jax.value_and_grad(total, has_aux=True))(logits, options)
+    (_, values), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(logits, options)
     return values, gradient
 
 
-def test_value_and_gradient_are_those_of_the_sum_over_all_paths(jit):
-    values, gradient = value_and_gradient(BATCH, jit=jit, logit_lengths=FRAMES)
+def test_value_and_gradient_are_those_of_the_sum_over_all_paths():
+    values, gradient = value_and_gradient(BATCH, logit_lengths=FRAMES)
     np.testing.assert_allclose(values, VALUES, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(gradient, SLOPES, atol=2e-6)
 
