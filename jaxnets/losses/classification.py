@@ -23,7 +23,8 @@ def softmax_cross_entropy(
     """`-Σ_c w_c t_c log softmax(logits)_c` for integer labels (`t` is one-hot) or a distribution `t`, told apart by shape.
 
     Smoothing mixes `t` with the uniform distribution: `(1 - s) t + s / classes`. A logit of -inf removes its class, from the
-    smoothing as well. The value is 0 where the label is `ignore_index`. optax gives NaN for label -100 and for a -inf logit.
+    smoothing as well. The value is 0 where the label is `ignore_index`. optax gives NaN for label
+    -100 and for a -inf logit beside a distribution.
 
     >>> print(softmax_cross_entropy(jnp.zeros((2, 4)), jnp.array([1, -100]), ignore_index=-100))
     [1.3862944 0.       ]

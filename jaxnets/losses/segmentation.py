@@ -24,10 +24,9 @@ def dice(
 
     Source: Milletari et al. (2016), arXiv:1606.04797, section 3 (without its squares).
     """
-    return tversky(logits, targets, smooth=smooth, ignore_index=ignore_index)
+    return _tversky("dice", logits, targets, 0.5, 0.5, smooth, ignore_index)
 
 
-# optax.losses.dice_loss can't leave pixels out, nor take probabilities under jit.
 def tversky(
     logits: Float[Array, "batch *space classes"],
     targets: Integer[Array, " batch *space"] | Shaped[Array, "batch *space classes"],
@@ -47,12 +46,7 @@ def tversky(
     """
     if min(alpha, beta) < 0:
         raise ValueError(f"tversky: alpha and beta must not be negative, got {alpha} and {beta}.")
-    if smooth <= 0:
-        raise ValueError(f"tversky: smooth must be positive, got {smooth}.")
-    p, t, _ = _regions("tversky", logits, targets, ignore_index)
-    hit, false_positive, false_negative = (p * t).sum(axis=1), (p * (1 - t)).sum(axis=1), ((1 - p) * t).sum(axis=1)
-    index = (hit + smooth) / (hit + alpha * false_positive + beta * false_negative + smooth)
-    return (1 - index.mean(axis=-1)).astype(logits.dtype)
+    return _tversky("tversky", logits, targets, alpha, beta, smooth, ignore_index)
 
 
 def generalized_dice(
@@ -68,7 +62,7 @@ def generalized_dice(
 
     Source: Sudre et al. (2017), arXiv:1707.03237, eq. 2.
     """
-    p, t, _ = _regions("generalized_dice", logits, targets, ignore_index)
+    p, t = _regions("generalized_dice", logits, targets, ignore_index)
     area = t.sum(axis=1)
     weight = jnp.where(area > 0, 1 / jnp.where(area > 0, area, 1) ** 2, 0)
     overlap = 2 * (weight * (p * t).sum(axis=1)).sum(axis=-1)
@@ -89,9 +83,9 @@ def lovasz_softmax(
     Source: Berman et al. (2018), arXiv:1705.08790, eq. 8-12 and algorithm 1.
     """
     labels, _ = common.read_targets("lovasz_softmax", logits, labels, distribution=False)
-    p, t, valid = _regions("lovasz_softmax", logits, labels, ignore_index)
+    p, t = _regions("lovasz_softmax", logits, labels, ignore_index)
     errors = jnp.abs(t - p)
-    slopes = lax.stop_gradient(_jaccard_slopes(jnp.where(valid, errors, -1), t))
+    slopes = lax.stop_gradient(_jaccard_slopes(errors, t))
     per_class, present = (errors * slopes).sum(axis=1), (t > 0).any(axis=1)
     mean = jnp.where(present, per_class, 0).sum(axis=-1) / jnp.maximum(present.sum(axis=-1), 1)
     return mean.astype(logits.dtype)
@@ -119,15 +113,25 @@ def ohem(
         common.check_same_shape("ohem", values=values, mask=mask)
     allowed = jnp.ones(values.shape, bool) if mask is None else mask
     ranked = jnp.where(allowed, values, -jnp.inf)
-    kept = allowed & (values > threshold)
+    kept = allowed & ~(values <= threshold)  # so written that a NaN is kept, and seen
     if min_kept and values.size:
         smallest = lax.top_k(ranked.reshape(-1), min(min_kept, values.size))[0][-1]
         kept |= allowed & (values >= smallest)
     return kept
 
 
+def _tversky(function, logits, targets, alpha, beta, smooth, ignore_index):
+    """Both losses; `optax.losses.dice_loss` can't leave pixels out, nor take probabilities under jit."""
+    if smooth <= 0:
+        raise ValueError(f"{function}: smooth must be positive, got {smooth}.")
+    p, t = _regions(function, logits, targets, ignore_index)
+    hit, false_positive, false_negative = (p * t).sum(axis=1), (p * (1 - t)).sum(axis=1), ((1 - p) * t).sum(axis=1)
+    index = (hit + smooth) / (hit + alpha * false_positive + beta * false_negative + smooth)
+    return (1 - index.mean(axis=-1)).astype(logits.dtype)
+
+
 def _regions(function, logits, targets, ignore_index):
-    """Probabilities and targets as `batch pixels classes`, both 0 at ignored pixels, and what is valid (`batch pixels 1`)."""
+    """Probabilities and targets as `batch pixels classes`, both 0 at ignored pixels."""
     batch, *_, classes = logits.shape
     if classes < 2:
         raise ValueError(f"{function}: logits need at least 2 classes, got {classes} (binary: concatenate a zero logit).")
@@ -141,7 +145,7 @@ def _regions(function, logits, targets, ignore_index):
         raise ValueError(f"{function}: ignore_index needs integer labels, got {targets.dtype} of shape {targets.shape}.")
     valid = valid.reshape(batch, -1, 1)
     p = jnp.exp(common.log_softmax(logits)).reshape(batch, -1, classes)
-    return jnp.where(valid, p, 0), jnp.where(valid, t.reshape(p.shape), 0).astype(p.dtype), valid
+    return jnp.where(valid, p, 0), jnp.where(valid, t.reshape(p.shape), 0).astype(p.dtype)
 
 
 def _jaccard_slopes(errors, target):

@@ -35,13 +35,13 @@ def ctc(
     if label_lengths is None:
         label_lengths = (labels >= 0).sum(axis=1)
     live, counted = _before(logit_lengths, time), _before(label_lengths, length)
-    log_p = common.log_softmax(jnp.where(live[..., None], logits, 0))
+    log_p = common.log_softmax(logits)
 
     # States: blank, label 1, blank, label 2, ..., blank. A path stays, advances, or skips a blank between unequal labels.
     known = common.in_range(labels, classes) & (labels != blank)
     padded = jnp.where(counted & known, labels, blank)
     states = lax.pad(padded, blank, ((0, 0, 0), (1, 1, 1)))[:, : 2 * length + 1]
-    skips = (states != blank) & (states != _shift(states, 2, blank))
+    skips = states != _shift(states, 2, blank)
     emissions = jnp.take_along_axis(log_p, states[:, None, :], axis=2)
 
     def advance(log_alpha, frame):
@@ -53,7 +53,7 @@ def ctc(
     place = lax.broadcasted_iota(int, states.shape, 1)
     start = jnp.where(place == 0, 0, -jnp.inf).astype(log_p.dtype)  # before the first frame, at the first blank
     log_alpha, _ = lax.scan(advance, start, (emissions.swapaxes(0, 1), live.T))
-    last = 2 * label_lengths[:, None]
+    last = 2 * label_lengths[:, None].astype(int)
     log_likelihood = _log_sum(jnp.where((place == last) | (place == last - 1), log_alpha, -jnp.inf).T)
 
     impossible = log_likelihood == -jnp.inf

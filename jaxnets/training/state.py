@@ -20,7 +20,7 @@ class TrainState:
     params: Params
     carry: Carry  # mutable collections (batch statistics) or recurrent state
     opt_state: Any
-    ema: Params | None  # exponential moving average of params, None when not wanted
+    ema: Params  # exponential moving average of params; None when not wanted
     key: Any  # typed key; never changes: step n draws from fold_in(key, n)
     step: Any  # int32: updates applied
     skipped: Any  # int32: updates left out because loss or gradient was not finite

@@ -115,6 +115,7 @@ def test_hard_examples_come_from_the_mask_only_and_bring_their_gradient():
     values, mask = jnp.array([jnp.nan, 3.0, 2.0, 0.1, jnp.inf]), jnp.array([False, True, True, True, False])
     np.testing.assert_array_equal(losses.ohem(values, min_kept=1, mask=mask), [False, True, True, False, False])
     np.testing.assert_array_equal(losses.ohem(values, min_kept=4, mask=mask), mask)
+    assert losses.ohem(values)[0]  # a NaN that nothing masks stays to be seen
     mean = jax.grad(lambda v: losses.reduce(v, mask=losses.ohem(v, min_kept=2, mask=mask)))(values)
     np.testing.assert_array_equal(mean, [0, 0.5, 0.5, 0, 0])
 
@@ -127,9 +128,9 @@ def test_default_threshold_of_hard_examples_is_a_probability_of_seven_tenths():
 
 def test_options_and_shapes_are_checked(unchecked):
     for call, message in [
-        (lambda: losses.dice(LOGITS, LABELS[:, 0]), r"tversky: targets must be integer labels of shape \(2, 3, 5\) or"),
-        (lambda: losses.dice(LOGITS[..., :1], LABELS), r"tversky: logits need at least 2 classes, got 1"),
-        (lambda: losses.dice(LOGITS, LABELS, smooth=0.0), r"tversky: smooth must be positive, got 0\.0\."),
+        (lambda: losses.dice(LOGITS, LABELS[:, 0]), r"dice: targets must be integer labels of shape \(2, 3, 5\) or"),
+        (lambda: losses.dice(LOGITS[..., :1], LABELS), r"dice: logits need at least 2 classes, got 1"),
+        (lambda: losses.dice(LOGITS, LABELS, smooth=0.0), r"dice: smooth must be positive, got 0\.0\."),
         (
             lambda: losses.tversky(LOGITS, LABELS, alpha=-1.0),
             r"tversky: alpha and beta must not be negative, got -1\.0 and 0\.5\.",

@@ -96,13 +96,21 @@ def test_it_is_optax_on_an_ordinary_batch():
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
-def test_it_is_never_negative_and_finite_at_extreme_logits():
-    """On a path that is almost certain; optax is at -4e-9 there."""
+def test_it_is_never_negative():
+    """Where nearly every path spells the label, rounding decides the sign: 1 % of these were at -1e-7 before it was cut off."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, TIME, CLASSES)) * rng.choice([1, 5, 10, 20], (4000, 1, 1))
+    logits[:, :2, 1], logits[:, 2:, 0], logits[:, :, 2] = logits[:, :2, 1] + 15, logits[:, 2:, 0] + 8, -np.inf
+    with jax.disable_jit(False):
+        values = jax.jit(losses.ctc)(jnp.asarray(logits, jnp.float32), jnp.ones((4000, 1), int))
+    assert values.min() == 0
+
+
+def test_it_is_finite_at_extreme_logits():
     size = jnp.array([1.0, 5.0, 10.0, 15.0, 18.0, 20.0, 50.0, 1e4, 1e10, 1e30, 1e38])
     logits = size[:, None, None] * jax.nn.one_hot(jnp.array([1, 0, 2, 2]), CLASSES)[None]
     values, gradient = value_and_gradient(logits, jnp.tile(jnp.array([[1, 2, -1]]), (len(BATCH), 1)))
     wrong, wrong_gradient = value_and_gradient(logits, jnp.tile(jnp.array([[2, 1, -1]]), (len(BATCH), 1)))
-    assert (values >= 0).all()
     np.testing.assert_allclose(values[5:], 0, atol=1e-7)
     np.testing.assert_allclose(wrong[6:], 2 * size[6:], rtol=1e-5)  # at least two of the four frames are wrong
     assert np.isfinite(gradient).all()
