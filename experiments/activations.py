@@ -42,11 +42,13 @@ class Config:
 
 PRESETS = {"default": Config(), "smoke": Config(depth=2, width=8, steps=2, batch=16, members=2, only=("relu", "tanh", "gelu"))}
 
+COLUMNS = 5  # of small pictures in a figure
+
 
 def main(config: Config, run: Run) -> dict[str, float | str]:
     train, test = images.digits(seed=config.seed)
     names = config.only or tuple(ACTIVATIONS)
-    run.figure("functions", functools.partial(draw_functions, names), size=(9, 1.6 * -(-len(names) // 6)), gallery=True)
+    run.figure("functions", functools.partial(draw_functions, names), size=(9, 1.6 * -(-len(names) // COLUMNS)), gallery=True)
     done = {row["name"]: row for row in run.rows()}  # of a run that was stopped
     with run.progress(len(names), unit="activations") as callback:
         for index, name in enumerate(names, start=1):
@@ -54,9 +56,9 @@ def main(config: Config, run: Run) -> dict[str, float | str]:
                 done[name] = {"step": index, "name": name, **measure(config, name, train, test)}
                 callback(done[name])
     rows = sorted((done[name] for name in names), key=lambda row: -np.mean(row["test_accuracy"]))
-    run.figure("accuracy", functools.partial(draw_accuracy, rows), size=(8, 0.6 + 0.2 * len(rows)))
+    run.figure("accuracy", functools.partial(draw_accuracy, rows), size=(8, 0.6 + 0.2 * len(rows)), gallery=True)
     run.figure("flow", functools.partial(draw_flow, rows), size=(8, 1 + 0.2 * len(rows)), gallery=True)
-    run.figure("learning", functools.partial(draw_learning, rows), size=(9, 1.5 * -(-len(rows) // 6)))
+    run.figure("learning", functools.partial(draw_learning, rows), size=(9, 1.5 * -(-len(rows) // COLUMNS)))
     return {
         "best": rows[0]["name"],
         "best_accuracy": float(np.mean(rows[0]["test_accuracy"])),
@@ -80,7 +82,7 @@ def measure(config: Config, name: str, train, test) -> dict:
         return [layer.gradient for layer in backprop.gradient_flow(member.params, gradient).values()]
 
     def dead_share(member):
-        _, captured = model.apply({"params": member.params}, test.x, mutable=["intermediates"])
+        _, captured = model.apply({"params": member.params}, jnp.asarray(test.x), mutable=["intermediates"])
         return jnp.stack([layer.dead for layer in backprop.activation_flow(captured).values()]).mean()
 
     fitted = loop.fit(
@@ -109,7 +111,7 @@ def measure(config: Config, name: str, train, test) -> dict:
 def draw_functions(names, figure):
     """Each function and its derivative."""
     x = jnp.linspace(-4, 4, 801)
-    grid = figure.subplots(-(-len(names) // 6), 6, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(-(-len(names) // COLUMNS), COLUMNS, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(names) :]:
         axes.axis("off")
     for name, axes in zip(names, grid.flat, strict=False):
@@ -152,7 +154,7 @@ def draw_flow(rows, figure):
 
 def draw_learning(rows, figure):
     """Training loss of each activation (mean over seeds) among all the others."""
-    grid = figure.subplots(-(-len(rows) // 6), 6, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(-(-len(rows) // COLUMNS), COLUMNS, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(rows) :]:
         axes.axis("off")
     curves = {row["name"]: np.array(row["curve"], float) for row in rows}

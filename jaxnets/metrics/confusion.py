@@ -48,10 +48,11 @@ def confusion_matrix(classes: int, *, ignore_index: int | None = None) -> Metric
                 f"confusion_matrix: predictions must be class indices (logits.argmax(-1)) of shape {labels.shape}, "
                 f"got {predictions.dtype} of shape {predictions.shape}."
             )
+        labels, predictions = labels.astype(int), predictions.astype(int)  # uint8 would wrap, and -100 would equal 156
         weight = broadcast_weight(weight, labels.shape)
         weight = weight if ignore_index is None else jnp.where(labels == ignore_index, 0, weight)
         inside = (labels >= 0) & (labels < classes) & (predictions >= 0) & (predictions < classes)
-        pair = labels.astype(int) * classes + predictions.astype(int)  # uint8 labels would wrap
+        pair = labels * classes + predictions
         # bincount: one pass over the pairs, where a product of one-hot matrices costs classes² for each.
         counts = jnp.bincount(jnp.where(inside, pair, 0).ravel(), jnp.where(inside, weight, 0).ravel(), length=classes**2)
         return ConfusionState(

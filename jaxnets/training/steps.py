@@ -9,6 +9,7 @@ step divides once: masks, uneven batches, accumulated microbatches and shards ar
     jax.lax.scan(step, state, batches)   # an epoch
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -30,12 +31,14 @@ def supervised(apply: Callable, loss: Callable, *, weights: Callable | None = No
     """
 
     def loss_fn(params, carry, batch, key):
+        batch = jax.tree.map(jnp.asarray, batch)  # of NumPy's arrays, where nothing was jitted
         variables = {"params": params, **carry}
         if key is None:
             outputs = apply(variables, batch.x, train=False)
         else:
             outputs, carry = apply(variables, batch.x, train=True, rngs={"dropout": key}, mutable=list(carry))
         values = loss(outputs, batch.y)
+        values = values.astype(jnp.promote_types(values.dtype, "float32"))  # a sum in bfloat16 would have three digits
         weight = jnp.ones(values.shape, jnp.float32) if weights is None else weights(batch.y)
         if batch.weight is not None:
             weight = weight * batch.weight.reshape(batch.weight.shape + (1,) * (weight.ndim - batch.weight.ndim))
@@ -104,39 +107,38 @@ def make_train_step(
     def step(state: TrainState, batch: Batch):
         if ema is not None and state.ema is None:
             raise ValueError("step: ema needs a state that holds an average; create it with ema=True.")
-        batch = jax.tree.map(jnp.asarray, batch)
         key = jax.random.fold_in(state.key, state.step)
         if accumulate == 1:
             sums, carry = sums_of(state.params, state.carry, batch, key)
         else:
             sums, carry = _accumulated(sums_of, accumulate, state, batch, key)
         grads, weight, metrics = sums
-        # An empty batch (weight 0) has zero sums: dividing by 1 keeps them so.
-        grads, metrics = jax.tree.map(
-            lambda total: total / jnp.where(weight > 0, weight, 1).astype(total.dtype), (grads, metrics)
-        )
-        norm = optax.tree.norm(grads)
-        if clip is not None:
-            grads = jax.tree.map(lambda g: g * (clip / jnp.maximum(norm, clip)).astype(g.dtype), grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        average = state.ema
-        if ema is not None:
-            average = optax.incremental_update(params, average, 1 - (ema(state.step) if callable(ema) else ema))
-
+        scale = 1 / jnp.where(weight > 0, weight, 1)  # an empty batch has zero sums: they stay so
+        metrics = {name: total * scale for name, total in metrics.items()}
+        norm = _norm(grads) * scale
         ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-        new, old = (params, carry, opt_state, average), (state.params, state.carry, state.opt_state, state.ema)
-        params, carry, opt_state, average = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
-        state = TrainState(
-            params,
-            carry,
-            opt_state,
-            average,
-            state.key,
-            step=state.step + ok,
-            skipped=state.skipped + ~ok,
-            skipped_in_row=jnp.where(ok, 0, state.skipped_in_row + 1),
-        )
+
+        def update(old: TrainState) -> TrainState:
+            factor = scale if clip is None else scale * clip / jnp.maximum(norm, clip)
+            mean = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)  # here, where it fuses into the optimizer
+            updates, opt_state = optimizer.update(mean, old.opt_state, old.params)
+            params, average = optax.apply_updates(old.params, updates), old.ema
+            if ema is not None:
+                average = optax.incremental_update(params, average, 1 - (ema(old.step) if callable(ema) else ema))
+            return dataclasses.replace(
+                old,
+                params=params,
+                carry=carry,
+                opt_state=opt_state,
+                ema=average,
+                step=old.step + 1,
+                skipped_in_row=jnp.zeros_like(old.skipped_in_row),
+            )
+
+        def skip(old: TrainState) -> TrainState:
+            return dataclasses.replace(old, skipped=old.skipped + 1, skipped_in_row=old.skipped_in_row + 1)
+
+        state = _choose(ok, update, skip, state)
         return state, {**metrics, "grad_norm": norm, "skipped_in_row": state.skipped_in_row}
 
     return step
@@ -149,7 +151,6 @@ def make_eval_step(loss_fn: LossFn, *, ema: bool = False) -> Callable:
     """
 
     def evaluate(state: TrainState, batch: Batch):
-        batch = jax.tree.map(jnp.asarray, batch)
         loss, (weight, metrics, _) = loss_fn(state.ema if ema else state.params, state.carry, batch, None)
         return weight, {"loss": loss, **metrics}
 
@@ -159,6 +160,29 @@ def make_eval_step(loss_fn: LossFn, *, ema: bool = False) -> Callable:
 def ema_warmup(decay: float) -> Callable:
     """Decay `min(decay, (1 + n) / (10 + n))` at step n, for `make_train_step(ema=...)`: early averages forget the start."""
     return lambda step: jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def _norm(tree):
+    """Global Euclidean norm; as dot products, which a CPU computes faster than optax's sums of squares."""
+    return jnp.sqrt(
+        sum(jnp.vdot(x, x, preferred_element_type=jnp.promote_types(x.dtype, "float32")) for x in jax.tree.leaves(tree))
+    )
+
+
+def _choose(ok, update, skip, state):
+    """`update(state)` or `skip(state)`, in the form that costs least.
+
+    A branch is free on a CPU, where a select is one more pass over the state (15 % of the step of an MLP); on an accelerator
+    the select is fused into the update, and a branch would wait for the host.
+    """
+
+    def branch(ok, state):
+        return jax.lax.cond(ok, update, skip, state)
+
+    def select(ok, state):
+        return jax.tree.map(lambda new, old: jnp.where(ok, new, old), update(state), skip(state))
+
+    return jax.lax.platform_dependent(ok, state, cpu=branch, default=select)
 
 
 def _accumulated(sums_of, accumulate, state, batch, key):
