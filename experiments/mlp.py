@@ -73,6 +73,7 @@ def main(config: Config, run: Run) -> dict[str, float]:
             evaluate=jax.vmap(measure, in_axes=(0, None)),
             test=test,
             checkpoint=saved,
+            checkpoint_every=max(per_epoch, total // 20),
             callback=callback,
         )
 

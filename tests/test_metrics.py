@@ -249,6 +249,8 @@ def test_ignored_labels_leave_the_matrix_and_foreign_ones_turn_it_to_nan():
 def test_many_classes_do_not_wrap_small_integer_labels():
     index = jnp.arange(200, dtype="uint8")
     np.testing.assert_array_equal(measure(metrics.confusion_matrix(200), index, index), np.eye(200))
+    # As a uint8, -100 would be 156 and leave that class out.
+    np.testing.assert_array_equal(measure(metrics.confusion_matrix(200, ignore_index=-100), index, index), np.eye(200))
 
 
 def test_metrics_vmap_over_an_ensemble_and_scan_over_batches():
