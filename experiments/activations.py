@@ -93,7 +93,6 @@ def measure(config: Config, name: str, train, test) -> dict:
         steps=config.steps,
         log_every=max(1, config.steps // 30),
         evaluate_every=config.steps,
-        checkpoint_every=config.steps,
         seed=config.seed,
         scan=True,
         evaluate=jax.vmap(steps.make_eval_step(loss_fn), in_axes=(0, None)),

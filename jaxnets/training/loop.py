@@ -74,7 +74,8 @@ def fit(
             raise ValueError(f"fit: {name} must be at least 1, got {value}.")
     if (evaluate is None) != (test is None):
         raise ValueError("fit: evaluate and test go together, got only one of them.")
-    every = {name: value or per_epoch for name, value in intervals.items()}
+    log_every, evaluate_every, checkpoint_every = (value or per_epoch for value in intervals.values())
+    cuts = [log_every] + [evaluate_every] * (evaluate is not None) + [checkpoint_every] * (checkpoint is not None)
 
     found = checkpoint.latest_good(state) if checkpoint else None
     state = jax.tree.map(jnp.copy, state if found is None else found[1])
@@ -100,7 +101,7 @@ def fit(
                 if callback is not None:
                     callback(row)
 
-    for low, high in itertools.pairwise(_cuts(start, total, every.values())):
+    for low, high in itertools.pairwise(_cuts(start, total, cuts)):
         order = batches.indices(seed, low, high, len(data), batch)
         for index, positions in enumerate([order] if scan else order, start=1):
             if scan:
@@ -112,10 +113,10 @@ def fit(
             last = scan or index == len(order)
             queue.append((metrics, high if last else None, {}))
             read(keep=1)
-        if evaluate is not None and (high % every["evaluate_every"] == 0 or high == total):
+        if evaluate is not None and (high % evaluate_every == 0 or high == total):
             sums = _evaluated(evaluate, state, padded)
             queue[-1][-1].update({f"test_{name}": value for name, value in sums.items()})
-        if checkpoint is not None and (high % every["checkpoint_every"] == 0 or high == total):
+        if checkpoint is not None and (high % checkpoint_every == 0 or high == total):
             read()
             checkpoint.save(high, state)
     read()

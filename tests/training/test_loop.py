@@ -81,13 +81,19 @@ def test_rows_hold_means_over_their_interval_and_exact_test_figures(data, begin)
     np.testing.assert_allclose(loop.evaluate(EVALUATE, fitted.state, data, batch=5)["loss"], exact, rtol=1e-5)
 
 
+def test_only_the_intervals_in_use_cut_the_run(data, begin):
+    rows = loop.fit(STEP, begin, data, batch=8, steps=6, log_every=3, evaluate_every=1, checkpoint_every=1).history
+    assert [row["step"] for row in rows] == [3, 6]
+
+
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, data, begin, scan):
     options = {"batch": 8, "seed": 1, "scan": scan, "log_every": 3, "checkpoint_every": 2}
-    whole = loop.fit(STEP, begin, data, steps=5, **options)
-    with checkpoint.Checkpointer(tmp_path) as saved:
+    with checkpoint.Checkpointer(tmp_path / "whole") as saved:
+        whole = loop.fit(STEP, begin, data, steps=5, **options, checkpoint=saved)
+    with checkpoint.Checkpointer(tmp_path / "cut") as saved:
         loop.fit(STEP, begin, data, steps=4, **options, checkpoint=saved)
-    with checkpoint.Checkpointer(tmp_path) as saved:
+    with checkpoint.Checkpointer(tmp_path / "cut") as saved:
         resumed = loop.fit(STEP, begin, data, steps=5, **options, checkpoint=saved)
     assert [row["step"] for row in resumed.history] == [5]
     assert same(resumed.state, whole.state)
