@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.harness import checks
 from experiments.harness.run import Run
 from jaxnets import backprop, losses, metrics
 from jaxnets.activations import ACTIVATIONS
@@ -32,9 +33,7 @@ class Config:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("depth", "width", "steps", "batch", "lr", "members"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"--{name} must be positive, got {getattr(self, name)}")
+        checks.positive(self, "depth", "width", "steps", "batch", "lr", "members")
         unknown = set(self.only) - set(ACTIVATIONS)
         if unknown:
             raise ValueError(f"--only: unknown {', '.join(sorted(unknown))}; there are {', '.join(ACTIVATIONS)}")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.harness import checks
 from experiments.harness.run import Run
 from jaxnets import backprop, losses, metrics
 from jaxnets.activations import ACTIVATIONS
@@ -46,9 +47,7 @@ class Config:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("members", "width", "steps", "batch", "lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"--{name} must be positive, got {getattr(self, name)}")
+        checks.positive(self, "members", "width", "steps", "batch", "lr")
         if not self.noise or not all(0 <= share < 1 for share in self.noise):
             raise ValueError(f"--noise must be shares in [0, 1), got {self.noise}")
 

@@ -6,13 +6,15 @@ MEASURED
 import dataclasses
 import functools
 import itertools
+import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.harness import figures
+from experiments.harness import checks, figures
 from experiments.harness.run import Run
 from jaxnets import losses, metrics, optimizers
 from jaxnets.data import batches, images
@@ -31,15 +33,16 @@ class Config:
     widths: tuple[int, ...] = (512, 512)  # hidden layers
     dropout: float = 0.2  # probability that a hidden unit is zeroed
     smoothing: float = 0.0  # label smoothing
-    normalization: str | None = None  # layer, batch or none
+    normalization: Literal["none", "layer", "batch"] = "none"  # before each activation
     validate: bool = False  # measure on a tenth of the training data instead of the test data, to choose by
     seed: int = 0  # of the data's split and order, the initialization and the dropout
 
     def __post_init__(self):
-        for name in ("members", "batch", "lr") + (("epochs",) if self.epochs is not None else ()):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"--{name} must be positive, got {getattr(self, name)}")
-        mlp.MLP((*self.widths, 10), dropout=self.dropout, normalization=self.normalization)
+        checks.positive(self, "members", "epochs", "batch", "lr")
+        checks.within(self, 0, 1, "dropout", "smoothing")
+        checks.within(self, 0, math.inf, "weight_decay")
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"--widths must be positive integers, at least one, got {self.widths}")
 
 
 PRESETS = {"default": Config(), "smoke": Config(members=2, epochs=2, widths=(16,))}
@@ -49,8 +52,9 @@ def main(config: Config, run: Run) -> dict[str, float]:
     train, test, names = load(config)
     epochs = config.epochs or (60 if config.data == "digits" else 25)
     per_epoch = batches.steps_per_epoch(len(train), config.batch)
-    model = mlp.MLP((*config.widths, len(names)), dropout=config.dropout, normalization=config.normalization)
-    schedule = optimizers.warmup_cosine(config.lr, epochs=epochs, steps_per_epoch=per_epoch, warmup_epochs=1)
+    normalization = None if config.normalization == "none" else config.normalization
+    model = mlp.MLP((*config.widths, len(names)), dropout=config.dropout, normalization=normalization)
+    schedule = optimizers.warmup_cosine(config.lr, epochs=epochs, steps_per_epoch=per_epoch, warmup_epochs=min(1, epochs / 10))
     optimizer = optax.adamw(schedule, weight_decay=config.weight_decay, mask=optimizers.decay_mask())
     smoothed = functools.partial(losses.softmax_cross_entropy, label_smoothing=config.smoothing)
     step = steps.make_train_step(steps.supervised(model.apply, smoothed, accuracy=metrics.correct), optimizer)
@@ -73,7 +77,7 @@ def main(config: Config, run: Run) -> dict[str, float]:
             evaluate=jax.vmap(measure, in_axes=(0, None)),
             test=test,
             checkpoint=saved,
-            checkpoint_every=max(per_epoch, total // 20),
+            checkpoint_every=per_epoch * max(1, epochs // 20),
             callback=callback,
         )
 
@@ -94,7 +98,7 @@ def load(config: Config):
         (train, test), names = images.digits(seed=config.seed), tuple("0123456789")
     else:
         train, test = images.fashion_mnist(None if config.data == "fashion-mnist" else config.data)
-        names = images.FASHION_MNIST_CLASSES
+        names = images.FASHION_MNIST_CLASSES if config.data == "fashion-mnist" else tuple("0123456789")
     if config.validate:
         train, test = batches.split(train, 0.1, seed=config.seed)
     return train, test, names
@@ -106,6 +110,7 @@ def size(members: state.TrainState) -> int:
 
 def draw_learning(rows, figure):
     """Loss and error of every member against the epoch."""
+    rows = [row for row in rows if "test_loss" in row]
     epochs = [row["epoch"] for row in rows]
     left, right = figure.subplots(1, 2)
     for name, style in (("loss", {"label": "training"}), ("test_loss", {"label": "test"})):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnets.types import Array, Float, Int, Num, Params
+from jaxnets.types import Array, Float, Int, Params, Shaped
 
 # ---- schedules ------------------------------------------------------------------------------------------------------
 
@@ -37,9 +37,11 @@ def poly(
     """`peak (1 - t / T)^power`, exactly 0 from the last epoch's end T on; t and T count from the warm-up's end.
 
     Raises:
-      ValueError: `peak`, `epochs` or `steps_per_epoch` not positive; the warm-up not inside `epochs`.
+      ValueError: `peak`, `epochs`, `steps_per_epoch` or `power` not positive; the warm-up not inside `epochs`.
     Source: Zhao et al. (2017), PSPNet, section 5.1, arXiv:1612.01105.
     """
+    if power <= 0:
+        raise ValueError(f"poly: power must be positive, got {power}.")
     warmup, total = _span("poly", peak, warmup_epochs, epochs, steps_per_epoch)
     steps = total - warmup
 
@@ -56,13 +58,16 @@ def step_decay(
     """`peak`, multiplied by `factor` at the first step of each epoch in `at` (counted from 0, the warm-up included).
 
     Raises:
-      ValueError: `peak` or `steps_per_epoch` not positive; `at` empty, not increasing, or inside the warm-up.
+      ValueError: `peak`, `steps_per_epoch` or `factor` not positive; `at` empty, not increasing, or inside the warm-up.
     Source: He et al. (2016), section 3.4, arXiv:1512.03385.
     """
-    if not at or list(at) != sorted(set(at)):
-        raise ValueError(f"step_decay: at must be increasing epochs, at least one, got {tuple(at)}.")
+    steps = [round(epoch * steps_per_epoch) for epoch in at]
+    if not steps or steps != sorted(set(steps)):
+        raise ValueError(f"step_decay: at must be increasing epochs, at least one and a step apart, got {tuple(at)}.")
+    if factor <= 0:
+        raise ValueError(f"step_decay: factor must be positive, got {factor}.")
     warmup, _ = _span("step_decay", peak, warmup_epochs, at[0], steps_per_epoch)
-    drops = {round(epoch * steps_per_epoch) - warmup: factor for epoch in at}
+    drops = {step - warmup: factor for step in steps}
     return _after_warmup(peak, warmup, optax.piecewise_constant_schedule(peak, drops))
 
 
@@ -166,7 +171,7 @@ def proximal(prox: Callable[[Params, Any], Params], step_size) -> optax.Gradient
     `step_size` is the step that the optimizer takes along the gradient. With momentum that is `rate / (1 - momentum)`;
     `rate` would minimize loss + (1 - momentum) g. Adaptive optimizers step differently in every coordinate: `rate` then
     gives exact zeros, a decoupled decay as in AdamW, but not the minimizer of loss + g, whose prox is in the metric of
-    their preconditioner (Yun et al. 2021, arXiv:2102.03869).
+    their preconditioner (Deleu & Bengio 2021, arXiv:2102.03869).
 
     Raises:
       ValueError: `step_size` a number that is not positive; `update` without `params`.
@@ -195,7 +200,7 @@ def proximal(prox: Callable[[Params, Any], Params], step_size) -> optax.Gradient
 
 
 def perceptron_update(
-    layer: Mapping[str, Array], x: Float[Array, " features"], target: Num[Array, " units"], *, learning_rate=1.0
+    layer: Mapping[str, Array], x: Float[Array, " features"], target: Shaped[Array, " units"], *, learning_rate=1.0
 ) -> Params:
     """The perceptron rule on one example: with the error `e = y - [w·x + b > 0]`, `w <- w + η e x` and `b <- b + η e`.
 
@@ -206,7 +211,7 @@ def perceptron_update(
     Source: Rosenblatt (1958), doi:10.1037/h0042519; the bound: Novikoff (1962).
     """
     fires = x @ layer["kernel"] + layer["bias"] > 0
-    error = learning_rate * (target - fires)
+    error = learning_rate * (target.astype(x.dtype) - fires)  # in unsigned integers 0 - 1 would be 255
     return optax.apply_updates(dict(layer), {"kernel": jnp.outer(x, error), "bias": error})
 
 

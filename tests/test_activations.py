@@ -229,6 +229,42 @@ def test_gradients_of_learnable_parameters(jit):
     assert activations.swish(jnp.ones(2, jnp.bfloat16), jnp.ones(2)).dtype == jnp.bfloat16
 
 
+PARAMETERS = {
+    "swish": {"beta": 2}, "prelu": {"slope": 2}, "squareplus": {"b": 4}, "snake": {"a": 2}, "elu": {"alpha": 2},
+    "celu": {"alpha": 2}, "hard_shrink": {"threshold": 1}, "soft_shrink": {"threshold": 1}, "threshold": {"value": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_may_be_integers_keywords_or_mapped_and_are_wide(name):
+    function, ((keyword, number),) = getattr(activations, name), PARAMETERS[name].items()
+    x = jnp.array([-1.3, 0.4, 2.7])
+
+    def at(x, p):
+        return function(x, **{keyword: p})
+
+    expected = at(x, jnp.full(3, float(number)))
+    np.testing.assert_allclose(at(x, number), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(at, (None, 0))(x, jnp.array([number, 1.5]))[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(at)(1.3, number), jax.grad(at)(jnp.float32(1.3), float(number)), rtol=1e-6)
+    assert at(x.astype(jnp.bfloat16), jnp.full(3, number, jnp.float32)).dtype == jnp.bfloat16
+
+
+def test_plain_numbers_and_integers_are_taken_as_floats():
+    whole = jnp.arange(3)
+    for function in (activations.sigmoid, activations.elu, activations.gelu, activations.softmax, activations.log_softmax):
+        np.testing.assert_array_equal(function(whole), function(jnp.arange(3.0)), err_msg=function.__name__)
+    for function in (activations.tanh, activations.mish, activations.leaky_relu):
+        assert function(1.0) == function(1) == function(jnp.float32(1))
+        assert jax.grad(function)(1.0) == jax.grad(function)(jnp.float32(1))
+
+
+def test_the_gradient_of_a_slope_is_summed_in_float32():
+    x = jnp.full(5001, -1, jnp.bfloat16)
+    for function in (activations.prelu, activations.leaky_relu):
+        assert jax.grad(lambda slope, f=function: f(x, slope).astype(jnp.float32).sum())(0.25) == -5001
+
+
 def test_swish_with_beta_zero_is_half_the_input():
     x = jnp.array([-3e38, -2.0, 0.0, 5.0, jnp.inf])
     np.testing.assert_array_equal(activations.swish(x, 0.0), x / 2)
@@ -364,9 +400,16 @@ def test_bad_arguments_are_named():
         activations.maxout(x, 4)
     with pytest.raises(ValueError, match=r"rrelu: lower must be at most upper, got 0.5 and 0.2"):
         activations.rrelu(x, 0.5, 0.2)
-    for shrink in (activations.hard_shrink, activations.soft_shrink):
-        with pytest.raises(ValueError, match=f"{shrink.__name__}: threshold must not be negative, got -1.0"):
-            shrink(x, -1.0)
+    rules = {
+        "hard_shrink": ("threshold must not be negative", -1.0),
+        "soft_shrink": ("threshold must not be negative", -1.0),
+        "squareplus": ("b must be positive", 0),
+        "celu": ("alpha must not be 0", 0),
+        "snake": ("a must not be 0", 0.0),
+    }
+    for name, (rule, value) in rules.items():
+        with pytest.raises(ValueError, match=f"{name}: {rule}, got {value}"):
+            getattr(activations, name)(x, **{rule.split()[0]: value})
 
 
 # --- Inside ---

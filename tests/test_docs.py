@@ -10,7 +10,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted((ROOT / "jaxnets").rglob("[a-z]*.py"))]
+SOURCES = sorted((ROOT / "jaxnets").rglob("*.py"))
+MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in SOURCES]
 
 
 @pytest.mark.parametrize("index", range(len(re.findall("```python\n", README))))

@@ -233,6 +233,12 @@ def test_infinities_and_nan_are_reported_not_hidden(jit):
     assert jnp.isnan(measure(metrics.perplexity(), logits, jnp.array([2])))
 
 
+def test_perplexity_keeps_its_digits_under_a_common_offset_of_the_logits():
+    logits, labels = jnp.array([[0.0, 1.0, 3.0], [2.0, 0.5, 1.0]]), jnp.array([0, 1])
+    expected = measure(metrics.perplexity(), logits, labels)
+    np.testing.assert_allclose(measure(metrics.perplexity(), logits + 2.0**20, labels), expected, rtol=1e-6)
+
+
 def test_ignored_labels_leave_the_matrix_and_foreign_ones_turn_it_to_nan():
     labels = jnp.where(jnp.arange(LABELS.size) % 4 == 0, 255, Y).astype("uint8").reshape(8, 12)
     predictions = P.astype("uint8").reshape(8, 12)
@@ -244,6 +250,11 @@ def test_ignored_labels_leave_the_matrix_and_foreign_ones_turn_it_to_nan():
     assert jnp.isnan(measure(CONFUSION, predictions, labels)).all()
     assert jnp.isnan(metrics.mean_iou(measure(CONFUSION, predictions, labels)))
     assert jnp.isnan(measure(CONFUSION, jnp.array([CLASSES]), jnp.array([0]))).all()
+
+
+def test_top_k_of_no_class_is_an_error():
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        metrics.top_k(0)
 
 
 def test_many_classes_do_not_wrap_small_integer_labels():

@@ -71,7 +71,10 @@ def test_step_decay_drops_at_the_first_step_of_its_epochs(jit, warmup):
         (lambda: optimizers.poly(1.0, epochs=0, steps_per_epoch=5), "poly: needs 0 <= warm-up < end in steps, got 0 and 0"),
         (lambda: optimizers.poly(1.0, epochs=1, steps_per_epoch=0), "poly: steps_per_epoch must be at least 1, got 0"),
         (lambda: optimizers.warmup_cosine(1.0, epochs=2, steps_per_epoch=3, warmup_epochs=2), "in steps, got 6 and 6"),
-        (lambda: optimizers.step_decay(1.0, at=(), steps_per_epoch=3), r"increasing epochs, at least one, got \(\)"),
+        (lambda: optimizers.poly(1.0, epochs=1, steps_per_epoch=5, power=0), "poly: power must be positive, got 0"),
+        (lambda: optimizers.step_decay(1.0, at=(1, 1.1), steps_per_epoch=4), r"increasing epochs.*\(1, 1.1\)"),
+        (lambda: optimizers.step_decay(1.0, at=(1,), steps_per_epoch=4, factor=0.0), "factor must be positive, got 0.0"),
+        (lambda: optimizers.step_decay(1.0, at=(), steps_per_epoch=3), r"increasing epochs, at least one.*got \(\)"),
         (lambda: optimizers.step_decay(1.0, at=(3, 2), steps_per_epoch=3), r"increasing epochs.*\(3, 2\)"),
         (lambda: optimizers.step_decay(1.0, at=(3,), steps_per_epoch=3, warmup_epochs=4), "in steps, got 12 and 9"),
     ],
@@ -296,6 +299,9 @@ def test_a_perceptron_update_is_its_formula_for_each_unit():
     # Outputs H([3, 0, 0]) = [1, 0, 0]: the first fires wrongly, the second (z = 0) not, the third rests rightly.
     np.testing.assert_array_equal(new["kernel"], [[-0.5, 0.5, 0.0], [-0.5, 2.5, 0.0]])
     np.testing.assert_array_equal(new["bias"], [-0.5, 1.5, 0.0])
+    for narrow in (jnp.array([0, 1, 0], jnp.uint8), jnp.array([False, True, False])):  # 0 - 1 would wrap, or raise
+        same = optimizers.perceptron_update(layer, jnp.array([3.0, 1.0]), narrow, learning_rate=0.5)
+        jax.tree.map(np.testing.assert_array_equal, same, new)
 
 
 def rosenbrock_gradient(params):

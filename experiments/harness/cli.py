@@ -8,6 +8,7 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import errno
 import importlib
 import importlib.util
 import io
@@ -28,6 +29,8 @@ USAGE = f"""usage: {COMMAND}                          this list
        {COMMAND} report [--results DIR]   table of the runs found in DIR (default: results)
 """
 EXTRA = {"tyro", "rich", "matplotlib", "PIL", "sklearn", "skimage", "pooch"}  # what ".[experiments]" installs
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # disk full or not writable
 
 
 class UsageError(Exception):
@@ -79,9 +82,12 @@ def _command(argv: list[str], package: str) -> int:
 
 
 def _report(options: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog=f"{COMMAND} report", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=f"{COMMAND} report", allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--results", type=pathlib.Path, default=pathlib.Path("results"), help="where the run folders are")
-    chosen, unknown = parser.parse_known_args(options)
+    try:
+        chosen, unknown = parser.parse_known_args(options)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error.argument_name}: {error.message}") from None
     _refuse(unknown, ["--results"])
     from experiments.harness import report
 
@@ -171,7 +177,7 @@ def _one_line_errors() -> Iterator[None]:
             raise
         text = re.sub(r"\x1b\[[\d;]*m", "", box.getvalue())
         lines = [line.strip(" ─│╭╮╰╯") for line in text.splitlines()]
-        _, message, *more = [line for line in lines if line.strip("-")]  # the first is the title
+        _, message, *more = [line for line in lines if line.strip("-")] + ["see --help"] * 2  # the first is the title
         message = re.sub(r"^Error parsing (config: )?", "", message)
         expected = next((line for line in more if line.startswith("--")), None)
         raise UsageError(message + (f" (expected {expected})" if expected else "")) from None
@@ -203,7 +209,10 @@ def _users_fault(error: Exception) -> str | None:
         return f'{error.name} is not installed: pip install -e ".[experiments]"'
     types = sys.modules.get("jaxnets.types")  # not imported for a list: it brings jax
     mine = (UsageError, types.InputError) if types else UsageError
-    return str(error) if isinstance(error, mine) else None
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"{error.filename or 'writing'}: {error.strerror}"
+    # FloatingPointError: the training diverged, and the message says what to change.
+    return str(error) if isinstance(error, mine) or type(error) is FloatingPointError else None
 
 
 def _refuse(unknown: Sequence[str], known: Sequence[str]):

@@ -97,6 +97,8 @@ class Run:
             self._last[kind] = step
         with open(self._metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # the checkpoint of this step is on the disk only after its row
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows logged so far, also those of the earlier part of a resumed run."""

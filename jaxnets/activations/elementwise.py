@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnets.activations.slopes import Parameter, widened, with_slopes
+from jaxnets.activations.slopes import Parameter, floating, requires, widened, with_slopes
 from jaxnets.types import Array, Float, Key
 
 # --- Sigmoids ---
@@ -56,28 +56,30 @@ def soft_sign(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 relu, relu6 = jax.nn.relu, jax.nn.relu6  # `max(x, 0)`, `clip(x, 0, 6)`
 
 
+@widened
 def leaky_relu(x: Float[Array, "*shape"], slope: Parameter = 0.01) -> Float[Array, "*shape"]:
     """`x` right of 0, `slope x` left of it. Source: Maas, Hannun & Ng (2013), ICML workshop."""
-    slope = jnp.broadcast_to(jnp.asarray(slope, x.dtype), x.shape)
     return jnp.where(x > 0, x, slope * jnp.where(x > 0, 0, x))  # the inner choice keeps the slope's gradient 0 at x = inf
 
 
+@widened
 def prelu(x: Float[Array, "*shape"], slope: Parameter = 0.25) -> Float[Array, "*shape"]:
     """`leaky_relu` with a learned slope, often one per channel. Source: He et al. (2015), arXiv:1502.01852, eq. 1."""
     return leaky_relu(x, slope)
 
 
 def rrelu(
-    x: Float[Array, "*shape"], lower: float = 1 / 8, upper: float = 1 / 3, *, key: Key[Array, ""] | None = None
+    x: Float[Array, "*shape"], lower: Parameter = 1 / 8, upper: Parameter = 1 / 3, *, key: Key[Array, ""] | None = None
 ) -> Float[Array, "*shape"]:
     """`leaky_relu` with a slope drawn from `[lower, upper)` for each element; without a key, the mean slope.
 
     Raises:
-      ValueError: `lower > upper`.
+      ValueError: the numbers `lower > upper`.
     Source: Xu et al. (2015), arXiv:1505.00853, section 2.4.
     """
-    if lower > upper:
+    if isinstance(lower, int | float) and isinstance(upper, int | float) and lower > upper:
         raise ValueError(f"rrelu: lower must be at most upper, got {lower} and {upper}.")
+    x = floating(x)
     return leaky_relu(x, (lower + upper) / 2 if key is None else jax.random.uniform(key, x.shape, x.dtype, lower, upper))
 
 
@@ -91,19 +93,28 @@ def elu_slope(x, alpha=1.0, scale=1.0):
     return jnp.where(x > 0, scale, scale * alpha * jnp.exp(jnp.where(x > 0, 0, x)))
 
 
-def elu(x: Float[Array, "*shape"], alpha: float = 1.0) -> Float[Array, "*shape"]:
+@widened
+def elu(x: Float[Array, "*shape"], alpha: Parameter = 1.0) -> Float[Array, "*shape"]:
     """`x` right of 0, `α (exp(x) - 1)` left of it. Source: Clevert, Unterthiner & Hochreiter (2016), arXiv:1511.07289."""
     return jnp.where(x > 0, x, alpha * expm1(jnp.where(x > 0, 0, x)))
 
 
-def celu(x: Float[Array, "*shape"], alpha: float = 1.0) -> Float[Array, "*shape"]:
-    """`x` right of 0, `α (exp(x / α) - 1)` left of it: smooth at 0 for every α. Source: Barron (2017), arXiv:1704.07483."""
+@requires(alpha="must not be 0")
+@widened
+def celu(x: Float[Array, "*shape"], alpha: Parameter = 1.0) -> Float[Array, "*shape"]:
+    """`x` right of 0, `α (exp(x / α) - 1)` left of it: smooth at 0 for every α.
+
+    Raises:
+      ValueError: α is the number 0.
+    Source: Barron (2017), arXiv:1704.07483.
+    """
     return jnp.where(x > 0, x, alpha * expm1(jnp.where(x > 0, 0, x) / alpha))
 
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772848, 1.0507009873554804934
 
 
+@widened
 def selu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`elu` scaled so that N(0, 1) keeps its mean and variance. Source: Klambauer et al. (2017), arXiv:1706.02515, eq. 2."""
     return SELU_SCALE * elu(x, SELU_ALPHA)
@@ -122,9 +133,15 @@ def squareplus_slope(x, b=4.0):
     return jnp.where(x > 0, 1 - gap, gap)
 
 
+@requires(b="must be positive")
 @with_slopes(squareplus_slope, lambda x, b: 1 / (4 * jnp.sqrt(x * x + b)))
 def squareplus(x: Float[Array, "*shape"], b: Parameter = 4.0) -> Float[Array, "*shape"]:
-    """`(x + sqrt(x² + b)) / 2`, `b > 0`: smooth without exponentials. Source: Barron (2021), arXiv:2112.11687, eq. 1."""
+    """`(x + sqrt(x² + b)) / 2`, `b > 0`: smooth without exponentials.
+
+    Raises:
+      ValueError: b is a number, and not positive.
+    Source: Barron (2021), arXiv:2112.11687, eq. 1.
+    """
     return relu(x) + b / 2 / (jnp.abs(x) + jnp.hypot(x, jnp.sqrt(b)))
 
 
@@ -143,10 +160,13 @@ def snake_slope(x):
     return 1 + 2 * jnp.sin(x) * jnp.cos(x)
 
 
+@requires(a="must not be 0")
 @widened
 def snake(x: Float[Array, "*shape"], a: Parameter = 1.0) -> Float[Array, "*shape"]:
     """`x + sin²(a x) / a`, `a` not 0: periodic and unbounded. Its slope has no limit at ±inf; there it is given as 1.
 
+    Raises:
+      ValueError: a is the number 0.
     Source: Ziyin, Hartwig & Ueda (2020), arXiv:2006.08195.
     """
     return x + jnp.sin(a * jnp.where(jnp.isfinite(x), x, 0)) ** 2 / a
@@ -155,28 +175,25 @@ def snake(x: Float[Array, "*shape"], a: Parameter = 1.0) -> Float[Array, "*shape
 # --- Shrinkage ---
 
 
-def _check_threshold(function: str, threshold: float) -> None:
-    if threshold < 0:
-        raise ValueError(f"{function}: threshold must not be negative, got {threshold}.")
-
-
-def hard_shrink(x: Float[Array, "*shape"], threshold: float = 0.5) -> Float[Array, "*shape"]:
+@requires(threshold="must not be negative")
+@widened
+def hard_shrink(x: Float[Array, "*shape"], threshold: Parameter = 0.5) -> Float[Array, "*shape"]:
     """`x` where `|x| > threshold`, else 0: the proximal operator of a count of non-zeros.
 
     Raises:
-      ValueError: a negative threshold.
+      ValueError: the threshold is a negative number.
     """
-    _check_threshold("hard_shrink", threshold)
     return jnp.where(jnp.abs(x) <= threshold, 0, x)  # NaN passes
 
 
-def soft_shrink(x: Float[Array, "*shape"], threshold: float = 0.5) -> Float[Array, "*shape"]:
+@requires(threshold="must not be negative")
+@widened
+def soft_shrink(x: Float[Array, "*shape"], threshold: Parameter = 0.5) -> Float[Array, "*shape"]:
     """`sign(x) max(|x| - threshold, 0)`: the proximal operator of the l1 norm.
 
     Raises:
-      ValueError: a negative threshold.
+      ValueError: the threshold is a negative number.
     """
-    _check_threshold("soft_shrink", threshold)
     return jnp.where(jnp.abs(x) <= threshold, 0, x - jnp.sign(x) * threshold)
 
 
@@ -195,6 +212,7 @@ def tanh_shrink(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(near == x, near * (square / (fraction + square)), x - jnp.tanh(x))
 
 
-def threshold(x: Float[Array, "*shape"], threshold: float = 1.0, value: float = 0.0) -> Float[Array, "*shape"]:
+@widened
+def threshold(x: Float[Array, "*shape"], threshold: Parameter = 1.0, value: Parameter = 0.0) -> Float[Array, "*shape"]:
     """`x` right of the threshold, else `value`. Source: Konda, Memisevic & Krueger (2015), arXiv:1402.3337."""
     return jnp.where(x <= threshold, value, x)

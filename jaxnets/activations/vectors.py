@@ -5,9 +5,11 @@ import jax.numpy as jnp
 
 from jaxnets.activations.elementwise import relu, sigmoid
 from jaxnets.activations.self_gated import gelu, silu
+from jaxnets.activations.slopes import widened
 from jaxnets.types import Array, Bool, Float
 
 
+@widened
 def softmax(
     logits: Float[Array, "*shape"], *, axis: int = -1, where: Bool[Array, "..."] | None = None
 ) -> Float[Array, "*shape"]:
@@ -15,16 +17,17 @@ def softmax(
 
     A row with nothing left is 0 throughout, not NaN: attention to nothing. A logit of +inf is NaN: it has no limit.
     """
-    wide, alive = _masked(logits, axis, where)
-    return jnp.where(alive, jax.nn.softmax(wide, axis), 0).astype(logits.dtype)
+    logits, alive = _masked(logits, axis, where)
+    return jnp.where(alive, jax.nn.softmax(logits, axis), 0)
 
 
+@widened
 def log_softmax(
     logits: Float[Array, "*shape"], *, axis: int = -1, where: Bool[Array, "..."] | None = None
 ) -> Float[Array, "*shape"]:
     """`x_i - log Σ_j exp(x_j)`, -inf where `softmax` has nothing. Its error is absolute: near 0, the rounding of 1."""
-    wide, alive = _masked(logits, axis, where)
-    return jnp.where(alive, jax.nn.log_softmax(wide, axis), -jnp.inf).astype(logits.dtype)
+    logits, alive = _masked(logits, axis, where)
+    return jnp.where(alive, jax.nn.log_softmax(logits, axis), -jnp.inf)
 
 
 def maxout(x: Float[Array, "*batch features"], pieces: int = 2) -> Float[Array, "*batch units"]:
@@ -73,12 +76,11 @@ def swiglu(x: Float[Array, "*batch twice"]) -> Float[Array, "*batch half"]:
 
 
 def _masked(logits, axis, where):
-    """The logits in at least float32, -inf where masked, and which rows have anything left; the others are set to 0."""
-    wide = logits.astype(jnp.promote_types(logits.dtype, "float32"))
+    """The logits, -inf where masked, and which rows have anything left; the others are set to 0."""
     if where is not None:
-        wide = jnp.where(where, wide, -jnp.inf)
-    alive = jnp.any(wide != -jnp.inf, axis, keepdims=True)  # NaN counts, and shows
-    return jnp.where(alive, wide, 0), alive
+        logits = jnp.where(where, logits, -jnp.inf)
+    alive = jnp.any(logits != -jnp.inf, axis, keepdims=True)  # NaN counts, and shows
+    return jnp.where(alive, logits, 0), alive
 
 
 def _halves(function, x):

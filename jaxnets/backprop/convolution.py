@@ -150,18 +150,19 @@ def _pair(value):
 
 
 def _pads(x, span, stride, padding):
-    """`((top, bottom), (left, right))` for a window that spans `span` pixels."""
+    """`((top, bottom), (left, right))` for a window that spans `span` pixels and must fit into the padded images."""
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], span, stride, padding)
-    return tuple((int(before), int(after)) for before, after in padding)
+    padding = tuple((int(before), int(after)) for before, after in padding)
+    if any(n + sum(pads) < size for n, pads, size in zip(x.shape[1:3], padding, span, strict=True)):
+        raise ValueError(f"the window {tuple(span)} must fit into the padded images, got {x.shape[1:3]} + {padding}.")
+    return padding
 
 
 def _pool(x, window, stride, padding):
     window = _pair(window)
     stride = window if stride is None else _pair(stride)
     padding = _pads(x, window, stride, padding)
-    if any(n + sum(pads) < size for n, pads, size in zip(x.shape[1:3], padding, window, strict=True)):
-        raise ValueError(f"pool: the window {window} must fit into the padded images, got {x.shape[1:3]} + {padding}.")
     return PoolResiduals(None, None, x.shape, window, stride, padding)
 
 

@@ -27,7 +27,7 @@ class GradientFlow(NamedTuple):
 
     weight: Float[Array, "..."]
     gradient: Float[Array, "..."]
-    ratio: Float[Array, "..."]  # gradient / weight; inf where the weights are zero
+    ratio: Float[Array, "..."]  # gradient / weight; inf where the weights are zero, NaN where both are
 
 
 class ActivationFlow(NamedTuple):

@@ -124,25 +124,6 @@ def indices(
     return rows[start - first * steps : stop - first * steps, host]
 
 
-def padded(dataset: Dataset, batch: int) -> Dataset:
-    """All examples in equal batches `[batches, batch, ...]`, with a weight: 0 on the padding, which repeats the last one.
-
-    One compiled program evaluates everything exactly: iterate over the result or `lax.scan` it. Weights multiply.
-
-    Raises:
-      InputError: `batch < 1`.
-    """
-    size = len(dataset)
-    if batch < 1:
-        raise InputError(f"batch must be at least 1, got {batch}.")
-    rows = np.arange(-(-size // batch) * batch).reshape(-1, batch)
-    # Repeating a true example keeps the padding finite: 0 * NaN would be NaN.
-    taken, real = dataset[np.minimum(rows, size - 1)], (rows < size).astype(np.float32)
-    if dataset.weight is not None:
-        real = taken.weight * real.reshape(real.shape + (1,) * (taken.weight.ndim - 2)).astype(taken.weight.dtype)
-    return dataclasses.replace(taken, weight=real)
-
-
 def _permutation(seed: int, stream: int, size: int) -> np.ndarray:
     if not 0 <= seed < 2**64:
         raise InputError(f"seed must be in 0..2**64-1, got {seed}.")

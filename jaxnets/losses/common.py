@@ -1,12 +1,15 @@
 """What the losses share: checks, a wide copy for sums, and the reading of targets."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxnets.types import Array, Bool, Float, Integer, Num, Shaped
+
+Scalar: TypeAlias = int | float | Num[Array, ""]  # an option that may be learned, or mapped over
 
 
 def wide(x: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -21,12 +24,26 @@ def check_same_shape(function: str, **arrays: Any) -> None:
         raise ValueError(f"{function}: shapes must be equal, got {got}.")
 
 
+def check_option(function: str, name: str, value: Scalar, holds: Any, rule: str) -> None:
+    """Raises where `holds`, a comparison of `value`, is a plain False; that of an array may be traced and isn't looked at."""
+    if isinstance(holds, bool | np.bool_) and not holds:
+        raise ValueError(f"{function}: {name} must {rule}, got {value}.")
+
+
 def observed(prediction: Float[Array, "*shape"], target: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`prediction`, passing no gradient where it or its target is NaN or infinite.
 
     The chain rule would make 0 (the gradient that a mask sends back) times NaN a NaN; so a missing target can be masked.
     """
     return jnp.where(jnp.isfinite(prediction) & jnp.isfinite(target), prediction, lax.stop_gradient(prediction))
+
+
+def observed_rows(
+    prediction: Float[Array, "..."], target: Shaped[Array, "..."], axis: int | tuple[int, ...] = -1
+) -> Float[Array, "..."]:
+    """`prediction`, passing no gradient along `axis` where any target there is NaN or infinite: `observed` for whole rows."""
+    known = jnp.isfinite(target).all(axis, keepdims=True)
+    return jnp.where(known, prediction, lax.stop_gradient(prediction))
 
 
 def centered(scores: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:

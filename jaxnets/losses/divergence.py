@@ -17,7 +17,7 @@ def kl_divergence(
     Source: Kullback & Leibler (1951), doi:10.1214/aoms/1177729694.
     """
     log_q, p, log_p = _parts("kl_divergence", log_prediction, target)
-    terms = jnp.where(p > 0, p * (log_p - jnp.where(p > 0, log_q, 0)), 0)
+    terms = jnp.where(p == 0, 0, p * (log_p - jnp.where(p == 0, 0, log_q)))
     return terms.sum(axis=-1).astype(log_prediction.dtype)
 
 
@@ -30,7 +30,7 @@ def reverse_kl_divergence(
     """
     log_q, p, log_p = _parts("reverse_kl_divergence", log_prediction, target)
     q = jnp.exp(log_q)
-    terms = jnp.where(p > 0, q * (jnp.where(q > 0, log_q, 0) - log_p), jnp.where(q > 0, jnp.inf, 0))
+    terms = jnp.where(p == 0, jnp.where(q == 0, 0, jnp.inf), q * (jnp.where(q == 0, 0, log_q) - log_p))
     return terms.sum(axis=-1).astype(log_prediction.dtype)
 
 
@@ -40,11 +40,12 @@ def gaussian_kl(mean: Float[Array, "*shape"], log_variance: Float[Array, "*shape
     Source: Kingma & Welling (2014), arXiv:1312.6114, appendix B.
     """
     common.check_same_shape("gaussian_kl", mean=mean, log_variance=log_variance)
-    return (mean**2 + jnp.expm1(log_variance) - log_variance) / 2
+    dtype, mean, log_variance = mean.dtype, common.wide(mean), common.wide(log_variance)
+    return ((mean**2 + jnp.expm1(log_variance) - log_variance) / 2).astype(dtype)
 
 
 def _parts(function: str, log_prediction: Float[Array, "*shape"], target: Float[Array, "*shape"]):
-    """Wide `log q`, `p`, and `log p` (0 instead of -inf)."""
+    """Wide `log q`, `p`, and `log p` (0 instead of -inf; NaN tells of a missing target)."""
     common.check_same_shape(function, log_prediction=log_prediction, target=target)
     p = common.wide(target)
-    return common.wide(log_prediction), p, jnp.log(jnp.where(p > 0, p, 1))
+    return common.observed_rows(common.wide(log_prediction), p), p, jnp.log(jnp.where(p == 0, 1, p))

@@ -17,7 +17,7 @@ def dice(
     logits: Float[Array, "batch *space classes"],
     targets: Integer[Array, " batch *space"] | Shaped[Array, "batch *space classes"],
     *,
-    smooth: float = 1.0,
+    smooth: common.Scalar = 1.0,
     ignore_index: int | None = None,
 ) -> Float[Array, " batch"]:
     """`1 - 2 Σ p t / (Σ p + Σ t)` over the pixels, averaged over the classes; in [0, 1]. The Tversky loss at α = β = 1/2.
@@ -31,9 +31,9 @@ def tversky(
     logits: Float[Array, "batch *space classes"],
     targets: Integer[Array, " batch *space"] | Shaped[Array, "batch *space classes"],
     *,
-    alpha: float = 0.5,
-    beta: float = 0.5,
-    smooth: float = 1.0,
+    alpha: common.Scalar = 0.5,
+    beta: common.Scalar = 0.5,
+    smooth: common.Scalar = 1.0,
     ignore_index: int | None = None,
 ) -> Float[Array, " batch"]:
     """`1 - (TP + s) / (TP + α FP + β FN + s)` with soft counts `TP = Σ p t` over the pixels, averaged over the classes.
@@ -44,8 +44,8 @@ def tversky(
       ValueError: `alpha` or `beta` negative; `smooth <= 0`; fewer than two classes; targets of another shape.
     Source: Salehi et al. (2017), arXiv:1706.05721, eq. 4.
     """
-    if min(alpha, beta) < 0:
-        raise ValueError(f"tversky: alpha and beta must not be negative, got {alpha} and {beta}.")
+    common.check_option("tversky", "alpha", alpha, alpha >= 0, "not be negative")
+    common.check_option("tversky", "beta", beta, beta >= 0, "not be negative")
     return _tversky("tversky", logits, targets, alpha, beta, smooth, ignore_index)
 
 
@@ -64,7 +64,9 @@ def generalized_dice(
     """
     p, t = _regions("generalized_dice", logits, targets, ignore_index)
     area = t.sum(axis=1)
-    weight = jnp.where(area > 0, 1 / jnp.where(area > 0, area, 1) ** 2, 0)
+    size = jnp.where(area > 0, area, 1)
+    smallest = lax.stop_gradient(size.min(axis=-1, keepdims=True))  # only ratios of weights count, and 1 / size² may overflow
+    weight = jnp.where(area > 0, (smallest / size) ** 2, 0)
     overlap = 2 * (weight * (p * t).sum(axis=1)).sum(axis=-1)
     total = (weight * (p.sum(axis=1) + area)).sum(axis=-1)
     return jnp.where(total == 0, 0, 1 - overlap / jnp.where(total == 0, 1, total)).astype(logits.dtype)
@@ -94,7 +96,7 @@ def lovasz_softmax(
 def ohem(
     values: Float[Array, "*shape"],
     *,
-    threshold: float = -math.log(0.7),
+    threshold: common.Scalar = -math.log(0.7),
     min_kept: int = 1,
     mask: Bool[Array, "*shape"] | None = None,
 ) -> Bool[Array, "*shape"]:
@@ -122,8 +124,7 @@ def ohem(
 
 def _tversky(function, logits, targets, alpha, beta, smooth, ignore_index):
     """Both losses; `optax.losses.dice_loss` can't leave pixels out, nor take probabilities under jit."""
-    if smooth <= 0:
-        raise ValueError(f"{function}: smooth must be positive, got {smooth}.")
+    common.check_option(function, "smooth", smooth, smooth > 0, "be positive")
     p, t = _regions(function, logits, targets, ignore_index)
     hit, false_positive, false_negative = (p * t).sum(axis=1), (p * (1 - t)).sum(axis=1), ((1 - p) * t).sum(axis=1)
     index = (hit + smooth) / (hit + alpha * false_positive + beta * false_negative + smooth)
@@ -145,7 +146,8 @@ def _regions(function, logits, targets, ignore_index):
         raise ValueError(f"{function}: ignore_index needs integer labels, got {targets.dtype} of shape {targets.shape}.")
     valid = valid.reshape(batch, -1, 1)
     p = jnp.exp(common.log_softmax(logits)).reshape(batch, -1, classes)
-    return jnp.where(valid, p, 0), jnp.where(valid, t.reshape(p.shape), 0).astype(p.dtype)
+    t = jnp.where(valid, t.reshape(p.shape), 0).astype(p.dtype)
+    return common.observed_rows(jnp.where(valid, p, 0), t, axis=(1, 2)), t
 
 
 def _jaccard_slopes(errors, target):

@@ -33,7 +33,7 @@ def ctc(
     if logit_lengths is None:
         logit_lengths = jnp.full(batch, time)
     if label_lengths is None:
-        label_lengths = (labels >= 0).sum(axis=1)
+        label_lengths = jnp.cumprod(labels >= 0, axis=1).sum(axis=1)
     live, counted = _before(logit_lengths, time), _before(label_lengths, length)
     log_p = common.log_softmax(logits)
 

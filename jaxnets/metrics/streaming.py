@@ -79,7 +79,13 @@ def accuracy() -> Metric:
 
 
 def top_k(k: int) -> Metric:
-    """Share of examples whose label is among the `k` largest logits: `update(state, logits, labels, weight=None)`."""
+    """Share of examples whose label is among the `k` largest logits: `update(state, logits, labels, weight=None)`.
+
+    Raises:
+      ValueError: `k < 1`; at the update, `k` larger than the number of classes.
+    """
+    if k < 1:
+        raise ValueError(f"top_k: k must be at least 1, got {k}.")
 
     def per_example(logits, labels):
         return top_k_correct(logits, labels, k=k)
@@ -187,6 +193,7 @@ def _identity(values):
 
 def _negative_log_likelihood(logits, labels):
     logits = logits.astype(accumulator(logits.dtype))
+    logits = logits - jnp.max(logits, axis=-1, keepdims=True)  # a common offset would take the digits of the difference
     hit = class_index(logits) == jnp.expand_dims(labels, -1)
     nats = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits, axis=-1, where=hit)
     return jnp.where(hit.any(-1), nats, jnp.nan)

@@ -37,6 +37,8 @@ def init(create: Callable, key: Key[Array, ""], members: int, **hyperparameters:
         held = optax.tree.get_all_with_path(state.opt_state, name)
         if not held:
             raise ValueError(f"init: the optimizer injects no {name}; wrap it in optax.inject_hyperparams.")
+        if len(held) > 1:  # a schedule keeps a state of its own under the same name
+            raise ValueError(f"init: {name} of the optimizer must be one injected number, got a schedule or several of them.")
         values = jnp.asarray(values, held[0][1].dtype)
         state = dataclasses.replace(state, opt_state=optax.tree.set(state.opt_state, **{name: values}))
     return state
@@ -47,11 +49,12 @@ def step(step: Step, *, shared_batch: bool = True) -> Step:
     return jax.vmap(step, in_axes=(0, None if shared_batch else 0))
 
 
-def predict(apply: Callable, state: TrainState, x: Any) -> Float[Array, "*batch classes"]:
-    """Log of the members' mean probability, `log(1/M sum_m softmax(logits_m))`, in evaluation mode.
+def predict(apply: Callable, state: TrainState, x: Any, *, ema: bool = False) -> Float[Array, "*batch classes"]:
+    """Log of the members' mean probability, `log(1/M sum_m softmax(logits_m))`, in evaluation mode; `ema` uses the averages.
 
     Source: Lakshminarayanan, Pritzel & Blundell (2017), arXiv:1612.01474.
     """
     x = jnp.asarray(x)
-    logits = jax.vmap(lambda params, carry: apply({"params": params, **carry}, x, train=False))(state.params, state.carry)
+    members = (state.ema if ema else state.params, state.carry)
+    logits = jax.vmap(lambda params, carry: apply({"params": params, **carry}, x, train=False))(*members)
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(logits.shape[0])

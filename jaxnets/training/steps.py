@@ -40,8 +40,8 @@ def supervised(apply: Callable, loss: Callable, *, weights: Callable | None = No
         values = loss(outputs, batch.y)
         values = values.astype(jnp.promote_types(values.dtype, "float32"))  # a sum in bfloat16 would have three digits
         weight = jnp.ones(values.shape, jnp.float32) if weights is None else weights(batch.y)
-        if batch.weight is not None:
-            weight = weight * batch.weight.reshape(batch.weight.shape + (1,) * (weight.ndim - batch.weight.ndim))
+        if (each := getattr(batch, "weight", None)) is not None:
+            weight = weight * each.reshape(each.shape + (1,) * (weight.ndim - each.ndim))
         sums = {name: losses.reduce(metric(outputs, batch.y), "sum", weights=weight) for name, metric in metrics.items()}
         return losses.reduce(values, "sum", weights=weight), (weight.sum(), sums, carry)
 
@@ -105,8 +105,10 @@ def make_train_step(
         return (grads, weight, {"loss": loss, **metrics}), carry
 
     def step(state: TrainState, batch: Batch):
-        if ema is not None and state.ema is None:
-            raise ValueError("step: ema needs a state that holds an average; create it with ema=True.")
+        if (ema is None) != (state.ema is None):
+            raise ValueError(
+                "step: an average needs make_train_step(ema=decay) and a state created with ema=True, got only one of them."
+            )
         key = jax.random.fold_in(state.key, state.step)
         if accumulate == 1:
             sums, carry = sums_of(state.params, state.carry, batch, key)
@@ -125,6 +127,7 @@ def make_train_step(
             params, average = optax.apply_updates(old.params, updates), old.ema
             if ema is not None:
                 average = optax.incremental_update(params, average, 1 - (ema(old.step) if callable(ema) else ema))
+                average = jax.tree.map(lambda new, old: new.astype(old.dtype), average, old.ema)
             return dataclasses.replace(
                 old,
                 params=params,
@@ -151,6 +154,8 @@ def make_eval_step(loss_fn: LossFn, *, ema: bool = False) -> Callable:
     """
 
     def evaluate(state: TrainState, batch: Batch):
+        if ema and state.ema is None:
+            raise ValueError("make_eval_step: ema=True needs a state created with ema=True.")
         loss, (weight, metrics, _) = loss_fn(state.ema if ema else state.params, state.carry, batch, None)
         return weight, {"loss": loss, **metrics}
 
@@ -189,7 +194,8 @@ def _accumulated(sums_of, accumulate, state, batch, key):
     size = jax.tree.leaves(batch)[0].shape[0]
     if size % accumulate:
         raise ValueError(f"step: accumulate={accumulate} must divide the batch, got {size} examples.")
-    microbatches = jax.tree.map(lambda x: jnp.reshape(x, (accumulate, -1, *x.shape[1:])), batch)
+    # Every accumulate-th example: of a batch split over devices, each microbatch then lies on all of them.
+    microbatches = jax.tree.map(lambda x: jnp.reshape(x, (-1, accumulate, *x.shape[1:])).swapaxes(0, 1), batch)
 
     def body(totals, microbatch_and_index):
         sums, carry = totals

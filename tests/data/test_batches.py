@@ -78,26 +78,6 @@ def test_hosts_share_every_batch_of_the_single_host_run():
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), batches.indices(2, 3, 9, 30, 6))
 
 
-@pytest.mark.parametrize("weight", [None, np.array([1, 2, 0, 1, 3, 1, 1], np.float32), np.ones((7, 2), np.float32)])
-@pytest.mark.parametrize("batch", [1, 3, 7, 10])
-def test_padded_batches_evaluate_exactly(batch, weight):
-    data = numbered(7, weight=weight)
-    stacked = batches.padded(data, batch)
-    assert stacked.x.shape == (-(-7 // batch), batch, 2)
-    assert len({jax.tree.structure(part) for part in stacked}) == 1
-    scale = np.ones(7, np.float32) if weight is None else weight
-    assert stacked.weight.shape == stacked.y.shape + scale.shape[1:]
-    total = sum(float((part.weight.T * part.y).sum()) for part in stacked)
-    assert total == float((scale.T * data.y).sum())
-    assert float(stacked.weight.sum()) == float(scale.sum())
-
-
-def test_padding_is_finite_where_the_data_are():
-    """Zeros would be NaN after a division by the norm; the padding repeats a true example."""
-    data = batches.Dataset(np.ones((3, 2), np.float32), np.zeros(3, np.int32))
-    np.testing.assert_array_equal(batches.padded(data, 2).x, np.ones((2, 2, 2)))
-
-
 @pytest.mark.parametrize("host", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
 def test_a_split_is_a_partition_that_keeps_the_classes_shares(host):
     y = np.repeat(np.arange(4), [10, 50, 33, 7]).astype(np.int32)
@@ -155,7 +135,6 @@ def test_an_empty_set_of_labels_is_named():
         (lambda: batches.indices(0, 0, 1, 10, 5, host=1), r"host must be in 0\.\.0, got 1"),
         (lambda: batches.epoch_order(-1, 0, 5), "seed must be in .* got -1"),
         (lambda: batches.epoch_order(0, -1, 5), "epoch must be at least 0, got -1"),
-        (lambda: batches.padded(numbered(3), 0), "batch must be at least 1, got 0"),
         (lambda: batches.split(numbered(3), 1.0), r"fraction must be in \(0, 1\).*got 1.0 of 3"),
         (lambda: batches.split(numbered(3), 2.5 / 3), "leave examples on both sides"),
         (lambda: batches.split(numbered(3), 0.1), r"leave examples on both sides, got 0.1 of 3"),

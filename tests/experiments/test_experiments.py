@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from experiments.harness import cli
+from experiments.harness import cli, run
 
 
 @pytest.mark.slow
@@ -27,7 +27,13 @@ def test_smoke_preset_leaves_metrics_summary_and_figures(name, tmp_path):
     ("argv", "message"),
     [
         (["mlp", "--lr", "0"], "--lr must be positive, got 0"),
-        (["mlp", "--widths", "0"], "widths must be positive integers"),
+        (["mlp", "--widths", "0"], "--widths must be positive integers"),
+        (["mlp", "--lr", "nan"], "--lr must be positive, got nan"),
+        (["mlp", "--smoothing", "2"], "--smoothing must be in [0, 1), got 2.0"),
+        (["mlp", "--weight-decay", "-1"], "--weight-decay must be in [0, inf), got -1.0"),
+        (["mlp", "--normalization", "group"], "group"),
+        (["mlp", "--lr", "1e38"], "had a non-finite loss or gradient"),
+        (["activations", "--lr", "nan"], "--lr must be positive"),
         (["mlp", "--batch", "5000"], "batch must be in 1..1258 (the number of examples), got 5000"),
         (["mlp", "--data", "nowhere"], "nowhere"),
         (["activations", "--only", "rleu"], "--only: unknown rleu"),
@@ -40,3 +46,36 @@ def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(argv, message, tmp_pa
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", ["1", "50"])
+def test_any_number_of_epochs_is_drawn(epochs, tmp_path):
+    assert cli.main(["mlp", "--preset", "smoke", "--epochs", epochs, "--members", "1", "--out", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.slow
+def test_an_interrupted_experiment_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    def hashes(out):
+        newest = max((out / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
+        leaves = json.loads((newest / "jaxnets.json").read_text())["content"]["leaves"]
+        return newest.name, [leaf.get("sha256") for leaf in leaves]
+
+    def command(out):
+        return ["mlp", "--preset", "smoke", "--epochs", "3", "--out", str(tmp_path / out)]
+
+    assert cli.main(command("whole")) == 0
+    with monkeypatch.context() as patch:
+        log = run.Run.log
+
+        def interrupted(self, row):
+            log(self, row)
+            if row["step"] == 18:
+                raise KeyboardInterrupt
+
+        patch.setattr(run.Run, "log", interrupted)
+        assert cli.main(command("cut")) == 130
+    assert cli.main(command("cut")) == 0
+    assert hashes(tmp_path / "cut") == hashes(tmp_path / "whole")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [9, 18, 27]

@@ -106,6 +106,18 @@ def test_a_removed_class_is_infinitely_wrong_and_no_class_at_all_is_nan():
     assert np.isfinite(pullback(jnp.ones(4))[0]).all()
 
 
+def test_a_removed_class_of_weight_zero_costs_nothing():
+    """A weight multiplies no infinite cost: neither its value nor its gradient is NaN, whatever the label."""
+    logits, labels = jnp.array([[0.0, 1.0, -INF]] * 3), jnp.array([0, 2, 2])
+    for smoothing in (0.0, 0.3):
+        for weights, expected in [([1.0, 1.0, 0.0], 0), ([1.0, 1.0, 2.0], INF)]:
+            loss = lambda x, w, s=smoothing: losses.softmax_cross_entropy(x, labels, class_weights=w, label_smoothing=s)  # noqa: E731
+            values, pullback = jax.vjp(loss, logits, jnp.array(weights))
+            uniform = losses.softmax_cross_entropy(logits[0, :2], jnp.array([0.5, 0.5]))
+            np.testing.assert_allclose(values[1:], expected + smoothing * uniform, rtol=1e-6)
+            assert all(np.isfinite(g).all() for g in pullback(jnp.ones(3)))
+
+
 @pytest.mark.parametrize("name", BY_LABEL)
 @pytest.mark.parametrize("size", [1e4, 1.6e38])
 def test_extreme_logits_stay_finite(name, size):

@@ -39,6 +39,14 @@ def test_an_impossible_class_costs_infinitely_much_with_a_finite_gradient():
         assert np.isfinite(gradient).all()
 
 
+def test_what_is_missing_or_broken_is_no_class_of_probability_zero():
+    even, nan = jnp.log(jnp.array([0.5, 0.5])), jnp.full(2, jnp.nan)
+    for loss in (losses.kl_divergence, losses.reverse_kl_divergence):
+        assert np.isnan(loss(even, nan))
+        np.testing.assert_array_equal(jax.grad(loss)(even, nan), 0)
+    assert not np.isfinite(losses.reverse_kl_divergence(jnp.array([0.0, jnp.nan]), jnp.array([1.0, 0.0])))
+
+
 def test_gaussian_kl_is_the_closed_form_and_zero_only_at_the_prior():
     mean, log_variance = jnp.array([0.0, 1.0, -2.0, 0.0]), jnp.array([0.0, 0.0, 1.0, -3.0])
     variance = np.exp(np.asarray(log_variance))

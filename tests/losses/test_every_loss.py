@@ -94,6 +94,82 @@ def test_bfloat16_gives_bfloat16_near_the_float32_value():
         np.testing.assert_allclose(values[name].astype(jnp.float32), expected[name], rtol=0.02, atol=0.02, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("loss", "inputs"),
+    [
+        (losses.poisson_nll, (5.6875, 299.0)),
+        (losses.gaussian_kl, (0.01, 0.02)),
+        (lambda m, v, t: losses.gaussian_nll((m, v), t), (2.0, -1.83, 2.0)),
+        (losses.log_cosh, (1.01, 0.0)),
+        (losses.smooth_l1, (3.02, 0.01)),
+        (functools.partial(losses.quantile, level=0.99), (1.0, 0.0)),
+        (losses.sigmoid_cross_entropy, (5.0, 1.0)),
+        (losses.sigmoid_focal, (5.0, 1.0)),
+        (lambda x: losses.cosine_distance(jnp.concatenate([jnp.ones_like(x), x]), jnp.array([1, 0], x.dtype))[None], (0.05,)),
+    ],
+)
+def test_bfloat16_is_rounded_once_where_large_terms_cancel(loss, inputs):
+    """In bfloat16 throughout, the first would be 0 for 3.79 and the second 20 % off."""
+    rounded = [jnp.array([x], jnp.bfloat16) for x in inputs]
+    expected = loss(*[x.astype(jnp.float32) for x in rounded])
+    np.testing.assert_array_equal(loss(*rounded), expected.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("loss", "shape"),
+    [
+        (losses.softmax_cross_entropy, (2, 3)),
+        (losses.nll, (2, 3)),
+        (losses.kl_divergence, (2, 3)),
+        (losses.reverse_kl_divergence, (2, 3)),
+        (losses.cosine_distance, (2, 3)),
+        (lambda x, t: losses.triplet(x, t, -x, margin=9.0), (2, 3)),
+        (losses.dice, (2, 4, 3)),
+        (losses.tversky, (2, 4, 3)),
+        (losses.generalized_dice, (2, 4, 3)),
+    ],
+)
+def test_a_row_with_a_missing_target_is_visible_and_can_be_masked(loss, shape, missing):
+    prediction, target = jnp.asarray(RNG.normal(size=shape), jnp.float32), jnp.full(shape, 1 / 3)
+    spoiled, mask = target.at[1, ..., 0].set(missing), jnp.array([True, False])
+    assert not np.isfinite(loss(prediction, spoiled)[1])
+    gradient = jax.grad(lambda x: losses.reduce(loss(x, spoiled), mask=mask))(prediction)
+    np.testing.assert_allclose(gradient[0], jax.grad(lambda x: loss(x, target)[0])(prediction)[0], rtol=1e-6)
+    np.testing.assert_array_equal(gradient[1], 0)
+
+
+def test_options_may_be_plain_integers_or_mapped_over():
+    x, t = jnp.asarray(SCORES, jnp.float32), jnp.asarray(OTHERS, jnp.float32)
+    image, half = jnp.asarray(IMAGE, jnp.float32), jnp.array([0.5, 0.75])
+    program = {  # every option that takes an array, of one scalar
+        "huber": lambda o: losses.huber(x, t, delta=o),
+        "smooth_l1": lambda o: losses.smooth_l1(x, t, beta=o),
+        "quantile": lambda o: losses.quantile(x, t, level=o),
+        "smoothing": lambda o: losses.softmax_cross_entropy(x, LABELS, label_smoothing=o),
+        "softmax_focal": lambda o: losses.softmax_focal(x, LABELS, gamma=o),
+        "sigmoid_focal": lambda o: losses.sigmoid_focal(x, UNIFORM, gamma=o, alpha=o),
+        "poly": lambda o: losses.poly(x, LABELS, epsilon=o),
+        "multiclass_hinge": lambda o: losses.multiclass_hinge(x, LABELS, margin=o),
+        "contrastive": lambda o: losses.contrastive(x, t, GROUPS > 0, margin=o),
+        "triplet": lambda o: losses.triplet(x, t, -x, margin=o),
+        "info_nce": lambda o: losses.info_nce(x, t, temperature=o),
+        "supervised_contrastive": lambda o: losses.supervised_contrastive(x, GROUPS, temperature=o),
+        "tversky": lambda o: losses.tversky(image, PIXELS, alpha=o, beta=o, smooth=o, ignore_index=9),
+        "ohem": lambda o: losses.ohem(x, threshold=o),
+    }
+
+    def everything(option):
+        return {name: loss(option) for name, loss in program.items()}
+
+    with jax.disable_jit(False):
+        mapped, alone = jax.jit(jax.vmap(everything))(half), jax.jit(lambda: everything(0.75))()
+    for name, values in mapped.items():
+        np.testing.assert_allclose(values[1], alone[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(losses.huber(x, t, delta=1), losses.huber(x, t))
+    np.testing.assert_array_equal(losses.triplet(x, t, -x, margin=1), losses.triplet(x, t, -x))
+
+
 def test_there_is_one_value_per_example_under_vmap_too():
     inputs = {name: arguments(name, jnp.float32) for name in CASES}
     backwards = jax.tree.map(lambda a: a[::-1], inputs)

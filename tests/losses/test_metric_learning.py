@@ -44,6 +44,16 @@ def test_contrastive_and_triplet_are_their_formulas():
     np.testing.assert_allclose(losses.triplet(A, B, C, margin=0.5), optax_triplet, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_distances_are_right_where_their_squares_are_not_floats(scale):
+    triplet = jax.value_and_grad(lambda a, m: losses.triplet(a, scale * B, scale * C, margin=m).sum())
+    value, gradient = triplet(scale * A, 9 * scale)
+    distances = np.diag(PAIR(A, B)) - np.diag(PAIR(A, C))
+    np.testing.assert_allclose(value / scale, (distances + 9).sum(), rtol=1e-5)
+    slope = jax.grad(lambda a: losses.triplet(a, B, C, margin=9.0).sum())(A)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-6)
+
+
 def test_gradients_are_finite_where_embeddings_coincide():
     same = jnp.array([True, False] * 3)
     gradients = jax.grad(lambda a, b: losses.contrastive(a, b, same).sum(), (0, 1))(A, A)

@@ -80,6 +80,11 @@ def test_the_padding_reaches_neither_value_nor_gradient():
     np.testing.assert_allclose(gradient, SLOPES, atol=2e-6)
 
 
+def test_labels_end_at_the_first_negative_one():
+    values, _ = value_and_gradient(BATCH, jnp.tile(jnp.array([[1, -1, 2]]), (len(BATCH), 1)))
+    np.testing.assert_allclose(values, every_path(LOGITS, [1])[0], rtol=1e-5)
+
+
 def test_any_class_may_be_the_blank():
     values, _ = value_and_gradient(BATCH, jnp.tile(jnp.array([[0, 1, -1]]), (len(BATCH), 1)), blank=2)
     np.testing.assert_allclose(values, every_path(LOGITS, [0, 1], blank=2)[0], rtol=1e-5)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxnets.data import batches
 from jaxnets.data.batches import Dataset
 from jaxnets.models import mlp
 from jaxnets.training import checkpoint, ensemble, loop, sharding, state, steps
+from jaxnets.types import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 MODEL = mlp.MLP(widths=(8, 3), dropout=0.2)
@@ -137,6 +139,73 @@ def test_too_many_bad_steps_in_a_row_stop_with_a_message(data, begin, scan):
         loop.fit(STEP, begin, spoiled, batch=8, steps=3, log_every=3, scan=scan, max_skipped=3)
 
 
+def test_a_step_of_ones_own_gives_rows_of_means(data, begin):
+    def step(state, batch):
+        return dataclasses.replace(state, step=state.step + 1), {"one": jnp.ones(())}
+
+    assert loop.fit(step, begin, data, batch=8, steps=5, log_every=5).history[0]["one"] == 1
+
+
+def test_evaluation_of_a_plain_loss_counts_every_example_once(data, begin):
+    mean_square = steps.plain(lambda params, batch, key: jnp.mean(jnp.asarray(batch.x) ** 2))
+    for batch in (8, 22, 30):
+        value = loop.evaluate(steps.make_eval_step(mean_square), begin, data, batch=batch)["loss"]
+        np.testing.assert_allclose(value, np.mean(data.x**2), rtol=1e-6)
+
+
+def test_evaluation_of_nothing_but_weight_zero_is_zero(data, begin):
+    nothing = dataclasses.replace(data, weight=np.zeros(22, np.float32))
+    assert loop.evaluate(EVALUATE, begin, nothing, batch=22) == {"loss": 0, "accuracy": 0}
+
+
+def overflowing(bad_from):
+    """A step whose update overflows from step `bad_from` on, after which every loss is NaN."""
+    optimizer = optax.sgd(lambda count: jnp.where(count >= bad_from, jnp.inf, 0.1))
+    begin = state.create(MODEL, optimizer, jax.random.key(0), np.zeros((1, 4), np.float32))
+    return steps.make_train_step(LOSS, optimizer), begin
+
+
+def test_a_state_that_can_not_go_on_replaces_no_good_checkpoint(tmp_path, data):
+    step, begin = overflowing(3)
+    with checkpoint.Checkpointer(tmp_path, keep=3) as saved, pytest.raises(FloatingPointError, match="in a row"):
+        loop.fit(step, begin, data, batch=8, steps=20, log_every=1, checkpoint_every=1, checkpoint=saved, max_skipped=8)
+    with checkpoint.Checkpointer(tmp_path) as saved:
+        assert min(saved.steps()) <= 3
+
+
+def test_an_ensemble_goes_on_while_one_member_does(data):
+    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+    step = steps.make_train_step(LOSS, optimizer)
+    create_one = functools.partial(state.create, MODEL, optimizer, x=np.zeros((1, 4), np.float32))
+    members = ensemble.init(create_one, jax.random.key(0), 2, learning_rate=[np.inf, 0.1])
+    options = {"batch": 8, "steps": 6, "log_every": 6, "max_skipped": 3, "scan": True}
+    fitted = loop.fit(ensemble.step(step), members, data, **options)
+    np.testing.assert_array_equal(fitted.state.skipped, [5, 0])  # the first update overflows, then every loss is NaN
+    np.testing.assert_array_equal(fitted.history[0]["skipped"], [5, 0])
+    alone = ensemble.init(create_one, jax.random.key(0), 2, learning_rate=[0.1, 0.1])
+    good = loop.fit(ensemble.step(step), alone, data, **options)
+    close(
+        jax.tree.map(lambda leaf: leaf[1], fitted.state.params),
+        jax.tree.map(lambda leaf: leaf[1], good.state.params),
+        rtol=1e-5,
+    )
+    lost = ensemble.init(create_one, jax.random.key(0), 2, learning_rate=[np.inf, np.inf])
+    with pytest.raises(FloatingPointError, match="in a row"):
+        loop.fit(ensemble.step(step), lost, data, **options)
+
+
+def test_a_checkpoint_beyond_the_request_and_uneven_fields_are_named(tmp_path, data, begin):
+    with checkpoint.Checkpointer(tmp_path) as saved:
+        loop.fit(STEP, begin, data, batch=8, steps=2, checkpoint=saved)
+        with pytest.raises(InputError, match="at most the 1 steps asked for, got one of 2"):
+            loop.fit(STEP, begin, data, batch=8, steps=1, checkpoint=saved)
+    uneven = Dataset(data.x, data.y[:10])
+    with pytest.raises(InputError, match=r"fields of data must be of one length, got \[10, 22\]"):
+        loop.fit(STEP, begin, uneven, batch=8, steps=1, scan=True)
+    with pytest.raises(InputError, match=r"fields of test must be of one length"):
+        loop.fit(STEP, begin, data, batch=8, steps=1, evaluate=EVALUATE, test=uneven)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -177,7 +246,8 @@ def tell(row):
     print(row["step"], flush=True)
     time.sleep(float(sys.argv[2]))
 with checkpoint.Checkpointer(sys.argv[1], config={{"seed": 0}}) as saved:
-    done = loop.fit(step, begin, data, batch=8, steps=24, log_every=2, checkpoint_every=2, checkpoint=saved, callback=tell)
+    options = {{"batch": 8, "steps": 80, "log_every": 2, "checkpoint_every": 2, "scan": sys.argv[3] == "scan"}}
+    done = loop.fit(step, begin, data, **options, checkpoint=saved, callback=tell)
 plain = jax.tree.map(lambda a: jax.random.key_data(a) if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key) else a, done.state)
 bits = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(plain)]
 import hashlib
@@ -186,13 +256,14 @@ print("final", hashlib.sha256(b"".join(bits)).hexdigest(), flush=True)
 
 
 @pytest.mark.slow
-def test_a_run_killed_five_times_ends_bitwise_equal(tmp_path):
+@pytest.mark.parametrize("dispatch", ["scan", "steps"])
+def test_a_run_killed_five_times_ends_bitwise_equal(tmp_path, dispatch):
     """SIGKILL at random moments, saves included: five kills, then the run that is left alone."""
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM).format(cache=jax.config.jax_compilation_cache_dir, root=str(ROOT)))
 
     def launch(folder, pause):
-        command = [sys.executable, str(program), str(folder), str(pause)]
+        command = [sys.executable, str(program), str(folder), str(pause), dispatch]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def final(process):
@@ -209,11 +280,9 @@ def test_a_run_killed_five_times_ends_bitwise_equal(tmp_path):
             line = process.stdout.readline()
             if line.strip().isdigit():
                 reached.append(int(line))
-        try:
-            process.wait(timeout=float(rng.uniform(0, 0.15)))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
+        time.sleep(rng.uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
         process.stdout.close()
     assert reached, "no run got as far as a row"
     assert final(launch(tmp_path / "killed", 0)) == expected

@@ -1,5 +1,6 @@
 """Training steps: exact sums, exact accumulation, an untouched state on NaN, mixed precision, ensembles, shards."""
 
+import collections
 import dataclasses
 import functools
 
@@ -80,6 +81,13 @@ def test_examples_of_weight_zero_change_nothing(jit, batch):
     close(masked_row, row)
 
 
+def test_a_batch_needs_no_weight_field(batch):
+    pair = collections.namedtuple("Pair", ["x", "y"])(batch.x, batch.y)
+    _, row = steps.make_train_step(PLAIN_LOSS, ADAM)(start(), pair)
+    _, expected = steps.make_train_step(PLAIN_LOSS, ADAM)(start(), batch)
+    close(row, expected)
+
+
 def test_an_empty_batch_has_zero_loss_and_gradient(batch):
     empty = dataclasses.replace(batch, weight=jnp.zeros(8))
     after, row = steps.make_train_step(PLAIN_LOSS, optax.sgd(0.1))(start(optimizer=optax.sgd(0.1)), empty)
@@ -116,6 +124,14 @@ def test_ema_with_warmup_follows_its_recurrence(batch):
         now, _ = step(now, batch)
         average = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * p, average, now.params)
     close(now.ema, average)
+
+
+def test_the_average_of_bfloat16_parameters_keeps_its_dtype(jit):
+    loss = steps.plain(lambda params, batch, key: jnp.mean((batch @ params["w"]) ** 2))
+    before = state.from_params({"w": jnp.ones(4, jnp.bfloat16)}, optax.sgd(0.1), jax.random.key(0), ema=True)
+    step = jit(steps.make_train_step(loss, optax.sgd(0.1), ema=steps.ema_warmup(0.9)))
+    after, _ = step(before, jnp.ones((2, 4), jnp.bfloat16))
+    assert after.ema["w"].dtype == after.params["w"].dtype == jnp.bfloat16
 
 
 def test_the_state_can_be_donated_with_an_average(batch):
@@ -220,16 +236,18 @@ def test_an_ensemble_predicts_the_mean_probability(batch):
     ]
     expected = np.mean([jax.nn.softmax(logits) for logits in each], axis=0)
     np.testing.assert_allclose(np.exp(ensemble.predict(PLAIN.apply, members, batch.x)), expected, rtol=1e-5)
+    averaged = dataclasses.replace(members, ema=jax.tree.map(jnp.zeros_like, members.params))
+    np.testing.assert_allclose(np.exp(ensemble.predict(PLAIN.apply, averaged, batch.x, ema=True)), 1 / 3, rtol=1e-6)
 
 
 def test_two_devices_take_the_step_of_one(batch):
     if jax.device_count() < 2:
         pytest.skip("needs two devices")
     sgd = optax.sgd(0.1)  # Adam would blow up the rounding of gradients that are zero
-    mesh, step = sharding.make_mesh(), steps.make_train_step(LOSS, sgd)
+    mesh, step = sharding.make_mesh(), steps.make_train_step(PLAIN_LOSS, sgd, accumulate=2)
     weighted = dataclasses.replace(batch, weight=jnp.array([1.0, 0, 0, 1, 1, 1, 1, 1]))
-    alone, row = jax.jit(step)(start(MODEL, sgd), weighted)
-    shared, shared_row = jax.jit(step)(sharding.replicate(start(MODEL, sgd), mesh), sharding.shard(weighted, mesh))
+    alone, row = jax.jit(step)(start(PLAIN, sgd), weighted)
+    shared, shared_row = jax.jit(step)(sharding.replicate(start(PLAIN, sgd), mesh), sharding.shard(weighted, mesh))
     close(shared.params, alone.params, rtol=1e-4)
     close(shared.carry, alone.carry)
     close(shared_row, row)
@@ -260,8 +278,14 @@ def test_bad_options_are_named(options, message):
 def test_bad_calls_are_named(batch):
     with pytest.raises(ValueError, match="accumulate=3 must divide the batch, got 8"):
         steps.make_train_step(PLAIN_LOSS, ADAM, accumulate=3)(start(), batch)
-    with pytest.raises(ValueError, match="ema needs a state that holds an average"):
-        steps.make_train_step(PLAIN_LOSS, ADAM, ema=0.9)(start(), batch)
+    for ema, held in ((0.9, False), (None, True)):
+        with pytest.raises(ValueError, match="an average needs"):
+            steps.make_train_step(PLAIN_LOSS, ADAM, ema=ema)(start(ema=held), batch)
+    with pytest.raises(ValueError, match="ema=True needs a state created with ema=True"):
+        steps.make_eval_step(PLAIN_LOSS, ema=True)(start(), batch)
+    scheduled = optax.inject_hyperparams(optax.sgd)(optax.linear_schedule(1.0, 0.0, 5))
+    with pytest.raises(ValueError, match="learning_rate of the optimizer must be one injected number, got a schedule"):
+        ensemble.init(functools.partial(alone_with, optimizer=scheduled), jax.random.key(0), 2, learning_rate=[1.0, 2.0])
     with pytest.raises(ValueError, match="members must be at least 1"):
         ensemble.init(alone_with, jax.random.key(0), 0)
     with pytest.raises(ValueError, match=r"learning_rate needs one value per member"):
