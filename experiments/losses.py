@@ -1,6 +1,9 @@
 """Backpropagation by hand checked against jax.grad; then losses compared under label noise: who forgives wrong labels?
 
-MEASURED
+Measured 2026-11-22, 2 CPU cores, jax 0.10.2, 3 minutes: every pass by hand within 1e-7 of jax.vjp. Digits, mean of 5 seeds,
+test accuracy (%) at 0 / 20 / 40 / 60 % wrong training labels: cross entropy 98.3 / 87.7 / 70.3 / 50.3, smoothing 0.1
+99.0 / 89.7 / 71.8 / 50.0, smoothing 0.5 99.0 / 91.8 / 73.8 / 50.3, focal 98.0 / 86.5 / 69.6 / 50.4, squared error
+99.2 / 92.2 / 73.7 / 49.8. At 60 % all of them memorize: stopping after 100 steps would have given 80 to 87.
 """
 
 import dataclasses
@@ -67,8 +70,9 @@ def main(config: Config, run: Run) -> dict[str, float | str]:
                 callback(done[name])
     rows = [done[name] for name in LOSSES]
     run.figure("noise", functools.partial(draw_noise, config, rows), size=(8, 3.4), gallery=True)
-    final = {row["name"]: float(np.mean(row["test_accuracy"][-1])) for row in rows}
-    return {"passes_worst_difference": worst, "noise": config.noise[-1], **final}
+    level = len(config.noise) // 2
+    final = {row["name"]: float(np.mean(row["test_accuracy"][level])) for row in rows}
+    return {"passes_worst_difference": worst, "noise": config.noise[level], **final}
 
 
 def check_passes(run: Run, seed: int) -> float:

@@ -45,7 +45,12 @@ class Config:
             raise ValueError(f"--widths must be positive integers, at least one, got {self.widths}")
 
 
-PRESETS = {"default": Config(), "smoke": Config(members=2, epochs=2, widths=(16,))}
+PRESETS = {
+    "default": Config(),
+    # Members gain most from each other where each overfits in its own way: no dropout, small and fast.
+    "ensemble": Config(data="fashion-mnist", members=16, epochs=15, widths=(128, 128), dropout=0.0, lr=2e-3),
+    "smoke": Config(members=2, epochs=2, widths=(16,)),
+}
 
 
 def main(config: Config, run: Run) -> dict[str, float]:

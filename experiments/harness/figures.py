@@ -31,6 +31,7 @@ def png(draw: Callable[[Any], object], size: tuple[float, float] = (8, 4.5)) -> 
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")  # no pyplot: no window, no global list of figures
+        figure.set_layout_engine("constrained", h_pad=0.1)  # inches; the default cuts bold titles
         draw(figure)
         figure.savefig(buffer, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True})
     return buffer.getvalue() if buffer.tell() <= MAX_BYTES else _reduced(buffer)
