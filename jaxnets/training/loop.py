@@ -59,7 +59,7 @@ def fit(
     stays valid: it is copied before its buffers are donated.
 
     `checkpoint` resumes from its latest good step: put `batch` and `seed` into its config, the order of the data depends on
-    them. A row is handed out before its step is saved, and nothing is saved amid skipped steps.
+    them. A row is handed out before its step is saved, and nothing is saved amid skipped steps (of all members).
 
     Raises:
       ValueError: neither or both of `epochs` and `steps`, a count below 1, a batch larger than the data, `evaluate` without
@@ -124,7 +124,7 @@ def fit(
             queue[-1][-1].extend(_sums(evaluate, state, test, batch))
         if checkpoint is not None and (high % checkpoint_every == 0 or high == total):
             read()
-            if not np.any(state.skipped_in_row):  # a state that can't go on must not replace good ones
+            if not np.all(state.skipped_in_row):  # a state that can't go on must not replace good ones
                 checkpoint.save(high, state)
     read()
     if checkpoint is not None:

@@ -173,13 +173,15 @@ def test_a_state_that_can_not_go_on_replaces_no_good_checkpoint(tmp_path, data):
         assert min(saved.steps()) <= 3
 
 
-def test_an_ensemble_goes_on_while_one_member_does(data):
+def test_an_ensemble_goes_on_while_one_member_does(tmp_path, data):
     optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
     step = steps.make_train_step(LOSS, optimizer)
     create_one = functools.partial(state.create, MODEL, optimizer, x=np.zeros((1, 4), np.float32))
     members = ensemble.init(create_one, jax.random.key(0), 2, learning_rate=[np.inf, 0.1])
-    options = {"batch": 8, "steps": 6, "log_every": 6, "max_skipped": 3, "scan": True}
-    fitted = loop.fit(ensemble.step(step), members, data, **options)
+    options = {"batch": 8, "steps": 6, "log_every": 6, "checkpoint_every": 6, "max_skipped": 3, "scan": True}
+    with checkpoint.Checkpointer(tmp_path) as saved:
+        fitted = loop.fit(ensemble.step(step), members, data, **options, checkpoint=saved)
+        assert saved.steps()[-1] == 6
     np.testing.assert_array_equal(fitted.state.skipped, [5, 0])  # the first update overflows, then every loss is NaN
     np.testing.assert_array_equal(fitted.history[0]["skipped"], [5, 0])
     alone = ensemble.init(create_one, jax.random.key(0), 2, learning_rate=[0.1, 0.1])
