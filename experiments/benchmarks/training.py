@@ -2,10 +2,10 @@
 
     python -m experiments.benchmarks.training [--torch-python PATH] [--repeats 15]
 
-Found on the way (jax 0.10.2 and 0.12, one core, 20 steps of the first case; the unguarded step takes 87 ms):
-- guard as a select over the state: +15 %; as a branch (`lax.cond`): +0 to 2 %. Kept: the branch on CPU, the select elsewhere.
-- global norm as dot products instead of sums of squares: -5 % at best; dividing the gradients by the weight before the norm:
-  +7 %, inside the optimizer's own loops: free.
+Found on the way (20 steps of the first case, one core of a shared machine, 25 repeats; medians scatter by 10 % between runs):
+- guard as a select over the state: +6 to 15 % over the step without it; as a branch (`lax.cond`): within the noise.
+- global norm as dot products instead of sums of squares: smaller minima, no smaller medians: no gain shown.
+- dividing the gradients by the weight before the norm instead of in the optimizer: about 7 %, from one run of each.
 - no gain: `scan(unroll=2)` or 20, optax's gathered cross entropy instead of the masked sum, parameters as plain arrays.
 
 PyTorch is optional: `--torch-python` names an interpreter that has it (default: this one); without it our side runs alone.

@@ -240,14 +240,17 @@ def test_an_ensemble_predicts_the_mean_probability(batch):
     np.testing.assert_allclose(np.exp(ensemble.predict(PLAIN.apply, averaged, batch.x, ema=True)), 1 / 3, rtol=1e-6)
 
 
-def test_two_devices_take_the_step_of_one(batch):
+@pytest.mark.parametrize(
+    ("model", "loss", "accumulate"), [(MODEL, LOSS, 1), (PLAIN, PLAIN_LOSS, 2)], ids=["batch norm", "accumulated"]
+)
+def test_two_devices_take_the_step_of_one(batch, model, loss, accumulate):
     if jax.device_count() < 2:
         pytest.skip("needs two devices")
     sgd = optax.sgd(0.1)  # Adam would blow up the rounding of gradients that are zero
-    mesh, step = sharding.make_mesh(), steps.make_train_step(PLAIN_LOSS, sgd, accumulate=2)
+    mesh, step = sharding.make_mesh(), steps.make_train_step(loss, sgd, accumulate=accumulate)
     weighted = dataclasses.replace(batch, weight=jnp.array([1.0, 0, 0, 1, 1, 1, 1, 1]))
-    alone, row = jax.jit(step)(start(PLAIN, sgd), weighted)
-    shared, shared_row = jax.jit(step)(sharding.replicate(start(PLAIN, sgd), mesh), sharding.shard(weighted, mesh))
+    alone, row = jax.jit(step)(start(model, sgd), weighted)
+    shared, shared_row = jax.jit(step)(sharding.replicate(start(model, sgd), mesh), sharding.shard(weighted, mesh))
     close(shared.params, alone.params, rtol=1e-4)
     close(shared.carry, alone.carry)
     close(shared_row, row)
