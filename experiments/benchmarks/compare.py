@@ -1,17 +1,21 @@
 """Timing two implementations side by side: each in a process of its own, pinned to one core, in alternating repeats.
 
 A case is a function that prepares its work and returns a callable to be timed; the callable returns when the result is there.
+It may return a dictionary of facts beside it, such as the accuracy that was reached.
 The two never run at once, and neither's thread pool lives in the other's process. Figures are ratios of medians.
 """
 
 import dataclasses
+import functools
 import importlib
+import json
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +30,28 @@ class Timing:
 
 
 class Worker:
-    """A case in its own single-core process; `None` timings when its framework is not installed."""
+    """A case, called with `arguments`, in its own single-core process; `ready` is False when its framework is not installed.
 
-    def __init__(self, module: str, case: str, python: str = sys.executable):
+    Workers prepare side by side; asking one whether it is ready waits for it.
+    """
+
+    def __init__(self, module: str, case: str, python: str = sys.executable, arguments: tuple[str, ...] = ()):
         self.process = subprocess.Popen(
-            [python, "-m", "experiments.benchmarks.compare", module, case],
+            [python, "-m", "experiments.benchmarks.compare", module, case, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"},
         )
-        self.ready = self._line() == "ready"
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any] | None:
+        """What the case says of itself; None without its framework."""
+        return json.loads(self._line())
+
+    @property
+    def ready(self) -> bool:
+        return self.facts is not None
 
     def time(self) -> float:
         """One repeat, in seconds."""
@@ -55,7 +70,8 @@ class Worker:
 
 def alternate(workers: dict[str, Worker], repeats: int) -> dict[str, Timing]:
     """Times every available worker in turn, `repeats` times."""
-    seconds: dict[str, list[float]] = {name: [] for name, worker in workers.items() if worker.ready}
+    ready = {name: worker.ready for name, worker in workers.items()}
+    seconds: dict[str, list[float]] = {name: [] for name, there in ready.items() if there}
     for _ in range(repeats):
         for name, values in seconds.items():
             values.append(workers[name].time())
@@ -71,18 +87,19 @@ def report(title: str, timings: dict[str, Timing], ours: str) -> None:
         print(f"  {name:<28} median {timing.median * 1e3:9.2f} ms  [{low:.2f}, {high:.2f}]{ratio}")
 
 
-def _work(prepare: Callable[[], Callable[[], None]]) -> None:
+def _work(prepare: Callable[..., Any], *arguments: str) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     try:
-        run = prepare()
+        run = prepare(*arguments)
     except ImportError as error:
         print(error, file=sys.stderr)
-        print("missing", flush=True)
+        print("null", flush=True)
         return
+    run, facts = run if isinstance(run, tuple) else (run, {})
     for _ in range(3):
         run()
-    print("ready", flush=True)
+    print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         run()
@@ -90,4 +107,4 @@ def _work(prepare: Callable[[], Callable[[], None]]) -> None:
 
 
 if __name__ == "__main__":
-    _work(getattr(importlib.import_module(sys.argv[1]), sys.argv[2]))
+    _work(getattr(importlib.import_module(sys.argv[1]), sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,219 @@
+"""What every term keeps: dtype, NaN, finite derivatives at 0, one compilation, early errors, export; and some closed forms."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets.proximal import linear, prox
+
+
+def soft_threshold(weight, v, noise):
+    return jnp.sign(v) * jnp.maximum(jnp.abs(v) - weight * noise**2, 0)
+
+
+def flip(_, x):
+    return x[::-1]
+
+
+def terms(weight):
+    """Every factory; `weight` a number or an array."""
+    return {
+        "zero": prox.zero(),
+        "l1": prox.l1(weight),
+        "l2": prox.l2(weight),
+        "squared_l2": prox.squared_l2(weight),
+        "group_l21": prox.group_l21(weight),
+        "elastic_net": prox.elastic_net(weight, weight),
+        "huber": prox.huber(weight, 0.5),
+        "nuclear": prox.nuclear(weight),
+        "l0": prox.l0(weight),
+        "l_half": prox.l_half(weight),
+        "box": prox.box(-1.0, weight),
+        "nonnegative": prox.nonnegative(),
+        "l1_ball": prox.l1_ball(weight),
+        "l2_ball": prox.l2_ball(weight),
+        "linf_ball": prox.linf_ball(weight),
+        "simplex": prox.simplex(weight),
+        "total_variation": prox.total_variation(weight),
+        "total_variation_2d": prox.total_variation_2d(weight, 3),
+        "tree": prox.tree(prox.l1(weight)),
+        "orthogonal": prox.orthogonal(prox.l1(weight), linear.Operator(None, linear.Structure.of((2, 3)), flip)),
+        "translate": prox.translate(prox.l1(weight), 1.0),
+        "tilt": prox.tilt(prox.l1(weight), 1.0),
+        "scale": prox.scale(prox.l1(weight), 2.0),
+        "dilate": prox.dilate(prox.l1(weight), 2.0),
+        "plug_and_play": prox.plug_and_play(soft_threshold, weight),
+    }
+
+
+NAMES = list(terms(1.0))
+
+
+def test_no_factory_is_left_out_of_these_tests():
+    assert set(NAMES) == set(prox.__all__) - {"Kind", "Static", "Term"}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("weight", [0.5, np.float32(0.5), np.array(0.5)], ids=["number", "single", "double"])
+def test_results_have_the_dtype_of_their_argument(dtype, weight):
+    def every(weight, v, step):
+        return [(term.prox(v, step), term.prox(v, 0.5), term.value(v)) for term in terms(weight).values()]
+
+    with jax.enable_x64(True):
+        got = jax.eval_shape(every, weight, jax.ShapeDtypeStruct((2, 3), dtype), jax.ShapeDtypeStruct((), np.float32))
+    assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {np.dtype(dtype)}
+
+
+def test_every_term_exports_to_cpu_cuda_and_tpu():
+    def every(weight, v):
+        return {name: (term.prox(v, 0.5), term.value(v)) for name, term in terms(weight).items()}
+
+    arguments = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((2, 3), np.float32)
+    exported = jax.export.export(jax.jit(every), platforms=("cpu", "cuda", "tpu"))(*arguments)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+
+
+@jax.jit
+def prox_and_derivatives(terms, v):
+    def every(terms, v):
+        return {k: term.prox(v, 0.5) for k, term in terms.items()}, {k: term.value(v) for k, term in terms.items()}
+
+    (x, _), slopes = jax.jvp(every, (terms, v), jax.tree.map(jnp.ones_like, (terms, v)))
+    return x, slopes
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_derivatives_at_zero_are_finite(weight, dtype):
+    chosen = jax.tree.map(jnp.asarray, terms(weight))
+    if dtype is np.complex64:
+        for name in ("box", "nonnegative", "simplex", "total_variation", "plug_and_play", "orthogonal"):
+            del chosen[name]
+    _, slopes = prox_and_derivatives(chosen, jnp.zeros((2, 3), dtype))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes)), slopes
+
+
+def test_a_nan_is_never_removed():
+    x, _ = prox_and_derivatives(jax.tree.map(jnp.asarray, terms(0.5)), jnp.array([[1, np.nan, 0.1], [0, 2, -1]], np.float32))
+    assert [name for name in NAMES if not np.isnan(x[name]).any()] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_terms_made_alike_share_one_compilation(name):
+    assert jax.tree.structure(terms(0.5)[name]) == jax.tree.structure(terms(0.7)[name])
+
+
+def test_a_tie_of_the_soft_threshold_has_derivative_zero_and_a_weight_of_zero_is_the_identity():
+    slope = jax.jvp(lambda v: prox.l1(1.0).prox(v, 1.0), (jnp.array([-1.0, 0.0, 1.0, 1.5]),), (jnp.ones(4),))[1]
+    np.testing.assert_array_equal(slope, [0, 0, 0, 1])
+    slope = jax.jvp(lambda v: prox.l1(0.0).prox(v, 1.0), (jnp.array([-1.0, 0.0]),), (jnp.ones(2),))[1]
+    np.testing.assert_array_equal(slope, [1, 1])
+
+
+@pytest.mark.parametrize("values", [[2.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.3, 0.3, 0.0]])
+@pytest.mark.parametrize("weight", [0.5, 0.0])
+def test_nuclear_derivative_where_singular_values_repeat_or_vanish(values, weight):
+    """By differences: the SVD's own derivative is NaN there."""
+    rng = np.random.default_rng(0)
+    (left, _), (right, _) = np.linalg.qr(rng.normal(size=(4, 3))), np.linalg.qr(rng.normal(size=(3, 3)))
+    v, tangent = left @ np.diag(values) @ right, rng.normal(size=(4, 3))
+    with jax.enable_x64(True):
+        shrink = jax.jit(lambda weight, v: prox.nuclear(weight).prox(v, 1.0))
+        slope = jax.jvp(lambda v: shrink(weight, v), (v,), (tangent,))[1]
+        difference = (shrink(weight, v + 1e-6 * tangent) - shrink(weight, v - 1e-6 * tangent)) / 2e-6
+        np.testing.assert_allclose(slope, difference, atol=1e-6)
+
+
+def test_hard_threshold_lies_at_the_square_root_of_twice_weight_times_step():
+    v = jnp.array([1.99, 2.01])
+    np.testing.assert_array_equal(prox.l0(1.0).prox(v, 2.0), [0, v[1]])
+
+
+def test_conjugate_prox_of_l1_is_the_projection_and_moreau_envelope_of_l1_is_huber():
+    v = jnp.array([-3.0, -0.4, 0.0, 0.2, 1.0])
+    np.testing.assert_allclose(prox.l1(0.5).prox_conjugate(v, 0.3), np.clip(v, -0.5, 0.5), rtol=1e-6)
+    np.testing.assert_allclose(prox.l1(1.0).moreau(v, 0.3), prox.huber(1 / 0.3, 0.3).value(v), rtol=1e-6)
+    slope = jax.grad(lambda v: prox.l1(1.0).moreau(v, 0.3))(v)
+    np.testing.assert_allclose(slope, (v - prox.l1(1.0).prox(v, 0.3)) / 0.3, rtol=1e-6)
+
+
+def test_gauge_at_zero_is_the_smallest_weight_that_gives_zero():
+    """`prox(v, 1)` is 0 from `at_zero(v)` times the term on, and not below."""
+    v = jnp.array([[0.3, -2.0, 1.0], [0.5, 0.0, -1.5]])
+    for term in (
+        prox.l1(0.5),
+        prox.l2(0.5),
+        prox.group_l21(0.5),
+        prox.elastic_net(0.5, 0.2),
+        prox.nuclear(0.5),
+        prox.dilate(prox.l1(1.0), 2.0),
+    ):
+        gauge = term.at_zero(v)
+        assert jnp.abs(term.scaled(1.0001 * gauge).prox(v, 1.0)).max() == pytest.approx(0, abs=1e-6)
+        assert jnp.abs(term.scaled(0.99 * gauge).prox(v, 1.0)).max() > 1e-4
+    weighted = prox.l1(jnp.array([0.0, 1.0, 0.0]))
+    assert weighted.at_zero(jnp.array([0.0, 3.0, 0.0])) == 3
+    assert weighted.at_zero(jnp.array([0.1, 3.0, 0.0])) == np.inf
+
+
+def test_a_tree_of_terms_acts_on_each_branch_and_one_term_on_all_of_them():
+    x = {"a": jnp.array([1.0, -3.0]), "b": (jnp.array([[2.0]]), jnp.array([4.0]))}
+    got = prox.tree({"a": prox.l1(1.0), "b": prox.l2(1.0)}).prox(x, 0.5)
+    np.testing.assert_allclose(got["a"], [0.5, -2.5])
+    np.testing.assert_allclose([got["b"][0].item(), got["b"][1].item()], np.array([2, 4]) * (1 - 0.5 / np.sqrt(20)), rtol=1e-6)
+    assert prox.l1({"a": jnp.array([0.0, 1.0]), "b": 2.0}).value(x) == 3 + 12
+    ball = prox.l1_ball(3.0).prox(x, 1.0)
+    np.testing.assert_allclose([*ball["a"], *ball["b"][0][0], *ball["b"][1]], [0, -1, 0, 2], atol=1e-6)
+
+
+def test_simplex_and_ball_keep_their_radius_for_many_equal_and_large_entries():
+    for v in (jnp.full(1000, 0.1), jnp.linspace(1e4, 2e4, 1000)):
+        for radius in (0.0, 1.0):
+            assert jnp.sum(prox.simplex(radius).prox(v, 1.0)) == pytest.approx(radius, abs=2e-3)
+            assert jnp.sum(prox.l1_ball(radius).prox(-v, 1.0)) == pytest.approx(-radius, abs=2e-3)
+
+
+class Scale(nn.Module):
+    @nn.compact
+    def __call__(self, v, noise):
+        return v / (1 + self.param("weight", nn.initializers.ones, ()) * noise**2)
+
+
+def test_a_flax_model_is_a_prox_and_is_differentiated_in_its_parameters():
+    model, v = Scale(), jnp.array([1.0, -2.0])
+    params = model.init(jax.random.key(0), v, 1.0)
+    term = prox.plug_and_play(model.apply, params, strength=0.5)
+    same = prox.squared_l2(0.25)
+    np.testing.assert_allclose(term.prox(v, 2.0), same.prox(v, 2.0), rtol=1e-6)
+    assert term.value(v) == 0
+    got = jax.grad(lambda term: jnp.sum(term.prox(v, 2.0)))(term)
+    np.testing.assert_allclose(
+        got.params[0]["params"]["weight"], 0.25 * jax.grad(lambda t: jnp.sum(t.prox(v, 2.0)))(same).params, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: prox.l1(-1), "prox.l1: weight must be non-negative, got -1."),
+        (lambda: prox.l1(float("nan")), "prox.l1: weight must be non-negative, got nan."),
+        (lambda: prox.l2(float("inf")), "prox.l2: weight must be finite, got inf."),
+        (lambda: prox.elastic_net(1.0, -0.5), "prox.elastic_net: l2 must be non-negative, got -0.5."),
+        (lambda: prox.l1({"a": 1.0, "b": -2.0}), "prox.l1: weight must be non-negative, got -2.0."),
+        (lambda: prox.huber(1.0, 0.0), "prox.huber: delta must be positive and finite, got 0.0."),
+        (lambda: prox.box(1.0, 0.0), "prox.box: lower must be at most upper, got 1.0 and 0.0."),
+        (lambda: prox.box(float("nan"), 0.0), "prox.box: lower must be at most upper, got nan and 0.0."),
+        (lambda: prox.scale(prox.zero(), 0.0), "prox.scale: factor must be positive and finite, got 0.0."),
+        (lambda: prox.dilate(prox.zero(), 0.0), "prox.dilate: factor must not be 0, got 0.0."),
+        (lambda: prox.total_variation_2d(1.0, 0), "prox.total_variation_2d: iterations must be at least 1, got 0."),
+        (lambda: prox.tree({"a": 1.0}), "prox.tree: every leaf must be a term"),
+        (lambda: prox.nonnegative().prox(jnp.ones(2, complex), 1.0), "prox.nonnegative: expected real arrays, got complex64."),
+        (lambda: prox.l0(1.0).conjugate(jnp.ones(2)), "prox: this term has no conjugate in closed form."),
+    ],
+)
+def test_bad_input_is_an_error_that_names_it(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value).startswith(message)
