@@ -1,8 +1,8 @@
-"""Timing two implementations side by side: each in a process of its own, pinned to one core, in alternating repeats.
+"""Timing implementations side by side: each in a process of its own, pinned to the same cores (one by default), in alternating repeats.
 
 A case is a function that prepares its work and returns a callable to be timed; the callable returns when the result is there.
 It may return a dictionary of facts beside it, such as the accuracy that was reached.
-The two never run at once, and neither's thread pool lives in the other's process. Figures are ratios of medians.
+No two run at once, and neither's thread pool lives in the other's process. Figures are ratios of medians.
 """
 
 import dataclasses
@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 
@@ -30,18 +29,18 @@ class Timing:
 
 
 class Worker:
-    """A case, called with `arguments`, in its own single-core process; `ready` is False when its framework is not installed.
+    """A case, called with `arguments`, in its own process on `cores` cores; `ready` is False when its framework is not installed.
 
     Workers prepare side by side; asking one whether it is ready waits for it.
     """
 
-    def __init__(self, module: str, case: str, python: str = sys.executable, arguments: tuple[str, ...] = ()):
+    def __init__(self, module: str, case: str, python: str = sys.executable, arguments: tuple[str, ...] = (), cores: int = 1):
         self.process = subprocess.Popen(
-            [python, "-m", "experiments.benchmarks.compare", module, case, *arguments],
+            [python, "-m", "experiments.benchmarks.compare", str(cores), module, case, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"},
+            env={**os.environ, "OMP_NUM_THREADS": str(cores), "JAX_PLATFORMS": "cpu"},
         )
 
     @functools.cached_property
@@ -87,11 +86,11 @@ def report(title: str, timings: dict[str, Timing], ours: str) -> None:
         print(f"  {name:<28} median {timing.median * 1e3:9.2f} ms  [{low:.2f}, {high:.2f}]{ratio}")
 
 
-def _work(prepare: Callable[..., Any], *arguments: str) -> None:
+def _work(cores: str, module: str, case: str, *arguments: str) -> None:
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-int(cores) :])
     try:
-        run = prepare(*arguments)
+        run = getattr(importlib.import_module(module), case)(*arguments)
     except ImportError as error:
         print(error, file=sys.stderr)
         print("null", flush=True)
@@ -107,4 +106,4 @@ def _work(prepare: Callable[..., Any], *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    _work(getattr(importlib.import_module(sys.argv[1]), sys.argv[2]), *sys.argv[3:])
+    _work(*sys.argv[1:])

@@ -103,7 +103,7 @@ def _jax_forward(kind, fft):
     }[kind]
 
 
-def jaxopt(problem, L, fft=False):
+def jaxopt(problem, L, fft=False, jit=True):
     import jax
     import jax.numpy as jnp
     from jaxopt import ProximalGradient, prox
@@ -123,8 +123,9 @@ def jaxopt(problem, L, fft=False):
         return ProximalGradient(smooth, nonsmooth, stepsize=1 / L, maxiter=steps, tol=0.0, implicit_diff=False)
 
     def run(steps):
-        solve = jax.jit(lambda x0, weight, data, y: solver(steps).run(x0, weight, data, y).params)
-        return lambda: solve(x0, weight, data, y).block_until_ready()
+        method = solver(steps)
+        solve = method.run if not jit else jax.jit(method.run)
+        return lambda: solve(x0, weight, data, y).params.block_until_ready()
 
     def iterates():
         one = solver(1)
@@ -134,6 +135,10 @@ def jaxopt(problem, L, fft=False):
             yield x
 
     return problems.Solver(run, iterates)
+
+
+def jaxopt_run(problem, L):
+    return jaxopt(problem, L, jit=False)
 
 
 def jaxopt_fft(problem, L):
@@ -184,6 +189,10 @@ def pyproximal_profile(arguments):
 
 def jaxopt_profile(arguments):
     return problems.prepare(jaxopt, arguments)
+
+
+def jaxopt_run_profile(arguments):
+    return problems.prepare(jaxopt_run, arguments)
 
 
 def jaxopt_fft_profile(arguments):

@@ -8,9 +8,9 @@ from experiments.seismic import tasks
 
 def draw_section(survey, task, result, figure):
     """The data, the result and the truth where there is one; one scale of color where the units are the same."""
-    images = {"data": np.asarray(task.before), task.label: np.asarray(result)}
+    images = {"data": np.asarray(task.before), task.label: task.scale * np.asarray(result)}
     if task.truth is not None:
-        images[f"true {task.label}" if task.truth is not survey.traces else "true"] = np.asarray(task.truth)
+        images[f"true {task.label}" if task.truth is not survey.traces else "true"] = task.scale * np.asarray(task.truth)
     largest = np.percentile(np.abs(images["data"]), 98.5)
     symmetric = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
     results = np.concatenate([images[name].ravel() for name in list(images)[1:]])
@@ -39,7 +39,9 @@ def draw_wavelet(survey, wavelet, task, result, figure):
     left.plot(time, wavelet, label="of the inversion")
     left.set(xlabel="time (ms)", ylabel="amplitude", title="wavelet")
     left.legend(fontsize=8, loc="upper right")
-    spectra = {"data": task.before, task.label: result, f"true {task.label}": task.truth}
+    label = "its reflectivity" if task.label == "impedance" else task.label
+    truth = None if task.truth is None else task.spectral(task.truth)
+    spectra = {"data": task.before, label: task.spectral(result), "true": truth}
     for (name, section), color in zip(spectra.items(), ("C0", "C3", "0.6"), strict=True):
         if section is not None:
             found = tasks.smoothed_spectrum(section, survey.interval)
@@ -68,8 +70,8 @@ def draw_traces(survey, task, result, predicted, figure):
         data_axes.plot(predicted[trace], time, linewidth=1, label="predicted")
         data_axes.set_title(f"trace {trace} of {count}", fontsize=9)
         if task.truth is not None:
-            draw(result_axes, task.truth[trace], color="0.6", linewidth=3, label="true")
-        draw(result_axes, result[trace], color="C3", linewidth=1, label="found")
+            draw(result_axes, task.scale * task.truth[trace], color="0.6", linewidth=3, label="true")
+        draw(result_axes, task.scale * result[trace], color="C3", linewidth=1, label="found")
         result_axes.set_title(task.label, fontsize=9)
         for axes in (data_axes, result_axes):
             axes.tick_params(axis="x", labelsize=7)

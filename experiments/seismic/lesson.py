@@ -54,12 +54,12 @@ def draw(runs, figure):
     for axes, names in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
         axes.plot(x, height(x), color="0.7")
         for name, color in zip(names, ("C0", "C3"), strict=False):
-            size, visited, _ = runs[name]
+            _, visited, _ = runs[name]
             axes.plot(visited, height(visited), "o-", color=color, markersize=4, linewidth=0.8, label=name)
             axes.plot(visited[0], height(visited[0]), "o", color=color, markersize=9, fillstyle="none")
-            title = f"step {size:g}: {name}" if name in SIZES else "two starts, two valleys"
         if len(names) > 1:
             axes.legend(loc="upper center", fontsize=8)
+        title = "two starts, two valleys" if len(names) > 1 else f"step {SIZES[names[0]]:g}: {names[0]}"
         axes.set(title=title, xlabel="x", ylabel="f(x)", ylim=(-0.55, 0.75), xlim=(-1.75, 1.75))
         axes.title.set_fontsize(9)
         axes.label_outer()

@@ -15,7 +15,7 @@ from jaxnets.models import lista
 from jaxnets.proximal import fista, linear, prox
 from jaxnets.seismic import metrics
 from jaxnets.training import loop, state, steps
-from jaxnets.types import Array
+from jaxnets.types import Array, Params
 
 LEVELS = (20.0, 15.0, 10.0, 5.0)  # dB, signal to noise ratio of the traces
 SHARES = (0.3, 0.1, 0.03, 0.01, 0.003)  # weights to choose from, of the largest one (l1) or of |A|² (l2)
@@ -70,8 +70,8 @@ def compare(
     each = (0, Dataset(1, None, None))  # a network and its noise level; the same reflectivity
 
     def create(key, weight):
-        params = model.init(key, train.x[0, 0])["params"]
-        params = params | {"log_threshold": params["log_threshold"] + jnp.log(weight)}
+        params: Params = dict(model.init(key, train.x[0, 0]))["params"]
+        params = {**params, "log_threshold": params["log_threshold"] + jnp.log(weight)}
         return state.from_params(params, optimizer, key)
 
     members = jax.vmap(create)(jax.random.split(jax.random.key(seed), len(LEVELS)), jnp.asarray(weights, wavelet.dtype))

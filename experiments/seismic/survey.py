@@ -24,7 +24,7 @@ class Survey:
     traces: Array  # [trace, time], balanced
     interval: float  # s
     delay: float = 0.0  # s, of the first sample
-    gain: Array | float = 1.0  # the recorded traces are gain * traces
+    gain: Array | np.ndarray | float = 1.0  # the recorded traces are gain * traces
     path: pathlib.Path | None = None
     reflectivity: Array | None = None
     impedance: Array | None = None
@@ -95,8 +95,9 @@ def field(path: str, *, interval: float | None, balance: float | None) -> tuple[
     if traces.shape[-1] < 16 or not traces.any():
         what = f"{traces.shape[-1]} samples" if traces.any() else "zeros only"
         raise InputError(f"--data {path}: expected traces of at least 16 samples that are not all zero, got {what}")
-    gain = amplitude(traces, round(balance / found.interval)) if balance else np.float32(np.sqrt(np.mean(traces**2)))
-    return Survey(jnp.asarray(traces / gain), found.interval, found.delay, gain, file), found.notes
+    gain = amplitude(traces, round(balance / found.interval)) if balance else float(np.sqrt(np.mean(traces**2)))
+    scaled = jnp.asarray(traces / gain, np.float32)
+    return Survey(scaled, found.interval, found.delay, gain, file), found.notes
 
 
 def amplitude(traces: np.ndarray, window: int) -> np.ndarray:

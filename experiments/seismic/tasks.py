@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.seismic.survey import Survey
 from jaxnets.proximal import fista
-from jaxnets.seismic import inversion, metrics, wavelets
+from jaxnets.seismic import inversion, metrics, modelling, wavelets
 from jaxnets.types import Array
 
 SPIKE = 0.01  # reflection coefficient from which it counts as a spike
@@ -28,12 +28,14 @@ class Task:
     problem: inversion.Problem
     before: Array  # [trace, time]
     truth: Array | None
-    score: Callable[[Array], dict[str, float]]  # of a result
+    score: Callable[[Array], dict[str, Any]]  # of a result
     weight: float  # default, of the largest one
     label: str  # what the result is
     unit: str = ""
+    scale: float = 1.0  # of a result in figures, which `unit` is of
     same_unit: bool = True  # as what was before
     pick: Callable[[Any], Array] = lambda model: model  # the section [trace, time] of a model
+    spectral: Callable[[Array], Array] = lambda section: section  # what of a result has a spectrum like the data's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +86,9 @@ def impedance(survey: Survey, wavelet: Array, options: Options) -> Task:
         estimate, truth = (jnp.log(x / background)[survey.judged] for x in (result, survey.impedance))
         return {"snr_db": metrics.snr_db(estimate, truth), "correlation": metrics.correlation(estimate, truth)}
 
-    unit = "kg/(m² s)" if survey.synthetic else "relative"
-    return Task(problem, survey.traces, survey.impedance, score, weight, "impedance", unit, same_unit=False)
+    shown: dict[str, Any] = {"unit": "relative"} if survey.impedance is None else {"unit": "10⁶ kg/(m² s)", "scale": 1e-6}
+    shown |= {"same_unit": False, "spectral": modelling.reflectivity}
+    return Task(problem, survey.traces, survey.impedance, score, weight, "impedance", **shown)
 
 
 def interpolate(survey: Survey, wavelet: Array, options: Options) -> Task:
@@ -138,9 +141,11 @@ def convergence(problem: inversion.Problem, weight: Array, steps: int) -> dict[s
 
     def run(momentum, restart):
         options = {"momentum": momentum, "restart": restart, "stop": None, "max_steps": steps, "history": True}
-        return jax.jit(lambda smooth, term, x0: fista.fista(smooth, term, x0, **options).history.objective)
+        return jax.jit(lambda smooth, term, x0: fista.fista(smooth, term, x0, **options).history)
 
-    curves = {name: np.asarray(run(*method)(smooth, term, problem.initial), float) for name, method in METHODS.items()}
+    curves = {
+        name: np.asarray(run(*method)(smooth, term, problem.initial).objective, float) for name, method in METHODS.items()
+    }
     least = min(np.nanmin(curve) for curve in curves.values())
     return {name: (curve - least) / least for name, curve in curves.items()}
 

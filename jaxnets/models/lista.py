@@ -169,8 +169,8 @@ class ConvolutionalLista(_Unrolled, kw_only=True):
 class Alista(_Unrolled, kw_only=True):
     """Learned step sizes and thresholds, `x_{k+1} = soft(x_k + step_size_k W.H (y - A x_k), threshold_k)`, for any `A`.
 
-    Axes of `y` before those of `A`'s output are batch. `weight` is `W`: in ALISTA `linear.matrix(analytic_weight(a))`, by default
-    `A`. Parameters: `log_step_size [layers]` from `1 / |W.H A|`; the operators are constants.
+    Axes of `y` before those of `A`'s output are batch. `weight`, `W`, is `linear.matrix(analytic_weight(a))` in ALISTA and by
+    default `A`. Parameters: `log_step_size [layers]` from `1 / |W.H A|`; the operators are constants.
 
     Source: Liu, Chen, Wang & Yin (2019), ICLR, openreview.net/forum?id=B1lnzn0ctQ; with `W = A`: Ablin, Moreau, Massias &
     Gramfort (2019), arXiv:1905.11071.
@@ -211,7 +211,7 @@ def analytic_weight(a: Inexact[Array, "m n"], *, ridge: int | float | Array = 0.
 
     Raises:
       ValueError: `ridge < 0`.
-    Source: Liu et al. (2019), eq. 16, without the ridge.
+    Source: Liu et al. (2019), the Frobenius-norm problem, there without ridge.
     """
     if isinstance(ridge, int | float) and not 0 <= ridge < math.inf:
         raise ValueError(f"analytic_weight: ridge must be non-negative, got {ridge}.")

@@ -16,7 +16,7 @@ def vdot(a: PyTree, b: PyTree) -> Float[Array, ""]:
     """`Re sum(conj(a) b)` over all leaves."""
     # Products of real parts: a complex product would compute the imaginary half for nothing.
     parts = jax.tree.map(lambda a, b: jnp.vdot(a.real, b.real) + (jnp.vdot(a.imag, b.imag) if jnp.iscomplexobj(a) else 0), a, b)
-    return sum(jax.tree.leaves(parts))
+    return jax.tree.reduce(jnp.add, parts)
 
 
 def squared_norm(a: PyTree) -> Float[Array, ""]:

@@ -46,15 +46,16 @@ def test_the_example_of_the_documentation(jit):
     np.testing.assert_allclose(slope, 2 * change @ (np.asarray(solution.x) - TRUTH)[on], rtol=1e-3)
 
 
-STEPS = [fista.constant(1 / L), fista.backtracking(grow=1.0), fista.backtracking(), fista.backtracking(100.0, shrink=0.7)]
-MOMENTA = [fista.none(), fista.nesterov(), fista.chambolle_dossal(4), fista.greedy(), fista.strongly_convex(0.05)]
-RESTARTS = [fista.gradient(), fista.function(), fista.every(20), fista.never()]
-COMBINATIONS = (
-    [{"step": step} for step in STEPS]
-    + [{"momentum": momentum, "step": STEPS[i % 2]} for i, momentum in enumerate(MOMENTA)]
-    + [{"restart": restart, "monotone": i % 2 == 0} for i, restart in enumerate(RESTARTS)]
-    + [{"step": fista.barzilai_borwein(), "momentum": fista.none()}, {"momentum": fista.greedy(), "monotone": True}]
-)
+COMBINATIONS = [
+    {"step": fista.constant(1 / L), "momentum": fista.none()},
+    {"step": fista.constant(1 / L), "momentum": fista.chambolle_dossal(4), "restart": fista.every(20)},
+    {"step": fista.backtracking(grow=1.0), "momentum": fista.greedy()},
+    {"step": fista.backtracking(100.0, shrink=0.7), "momentum": fista.strongly_convex(0.05)},
+    {"step": fista.barzilai_borwein(), "momentum": fista.none()},
+    {"momentum": fista.greedy(), "monotone": True},
+    {"restart": fista.function(), "monotone": True},
+    {"restart": fista.never()},
+]
 
 
 @pytest.mark.parametrize("options", COMBINATIONS)
@@ -195,7 +196,7 @@ def test_a_loop_of_steps_is_the_whole_run(jit):
 
 
 def test_backtracking_keeps_its_step_when_only_rounding_is_left():
-    """Thousands of steps at the solution, where differences of images are rounding: a naive test would halve the step for ever."""
+    """Thousands of steps at the solution, where differences of images are rounding: a naive test would halve it for ever."""
     with jax.disable_jit(False):
         solution = jax.jit(lambda y: solve(100 * y, 0.1, stop=None, max_steps=3000))(DATA)
     assert float(solution.step_size) >= 0.4 / L
@@ -207,13 +208,12 @@ def test_stopping_rules_stop_where_they_say():
     level = 0.6 * float(np.linalg.norm(DATA))
     with jax.disable_jit(False):
         early = jax.jit(lambda y: solve(y, 0.0, step=fista.constant(0.2 / L), stop=fista.discrepancy(level)))(DATA)
-        short = jax.jit(lambda y: solve(y, 0.1, stop=fista.step_change(1e-3)))(DATA)
         either = jax.jit(lambda y: solve(y, 0.1, stop=fista.any_of(fista.gap(0.0), fista.step_change(1e-3))))(DATA)
         default = jax.jit(lambda y: solve(y, 0.1))(DATA)
     misfit = np.linalg.norm(MATRIX @ np.asarray(early.x) - DATA)
     assert 0.5 * level < misfit <= level
-    assert int(early.status) == int(short.status) == int(either.status) == int(default.status) == fista.CONVERGED
-    assert int(short.steps) == int(either.steps) < int(default.steps)
+    assert int(early.status) == int(either.status) == int(default.status) == fista.CONVERGED
+    assert int(either.steps) < int(default.steps)
 
 
 def test_a_complex_variable_and_a_tree_of_variables(jit):
@@ -283,9 +283,13 @@ def test_losses_have_the_value_gradient_curvature_and_conjugate_that_they_say(na
 @pytest.mark.parametrize("name", ["weighted", "logistic", "huber"])
 def test_other_losses_converge_with_a_certificate(name):
     problem = PROBLEMS[name]()
+
+    def run(tolerance):
+        return fista.fista(problem, prox.l1(0.05), jnp.zeros(12), stop=fista.gap(tolerance), max_steps=600)
+
     with jax.disable_jit(False):
-        solution = jax.jit(lambda x0: fista.fista(problem, prox.l1(0.05), x0, stop=fista.gap(1e-5)))(jnp.zeros(12))
-        exact = jax.jit(lambda x0: fista.fista(problem, prox.l1(0.05), x0, stop=None, max_steps=600))(jnp.zeros(12))
+        run = jax.jit(run)
+        solution, exact = run(1e-5), run(0.0)
     assert int(solution.status) == fista.CONVERGED
     assert -1e-5 <= float(solution.objective - exact.objective) <= float(solution.gap) + 1e-5
     g = np.asarray(problem.gradient(exact.x))
@@ -322,22 +326,21 @@ def test_unrolled_is_the_run_and_its_derivative_goes_through_the_steps(jit):
         def total(lam, size):
             return jnp.sum(run(lam, size) ** 3)
 
-        slope = jit(jax.grad(total, argnums=(0, 1)))(0.1, 0.5)
+        gradient = jit(jax.grad(total, argnums=(0, 1)))
+        slope = gradient(0.1, 0.5)
         _, forward = jit(lambda lam, size: jax.jvp(total, (lam, size), (1.0, 0.0)))(0.1, 0.5)
-        h = 1e-6
-        np.testing.assert_allclose(slope[0], (total(0.1 + h, 0.5) - total(0.1 - h, 0.5)) / (2 * h), rtol=1e-6)
-        np.testing.assert_allclose(slope[1], (total(0.1, 0.5 + h) - total(0.1, 0.5 - h)) / (2 * h), rtol=1e-6)
+        h, value = 1e-6, jit(total)
+        np.testing.assert_allclose(slope[0], (value(0.1 + h, 0.5) - value(0.1 - h, 0.5)) / (2 * h), rtol=1e-6)
+        np.testing.assert_allclose(slope[1], (value(0.1, 0.5 + h) - value(0.1, 0.5 - h)) / (2 * h), rtol=1e-6)
         np.testing.assert_allclose(forward, slope[0], rtol=1e-10)
-        assert np.isfinite(jit(jax.grad(total))(100.0, 0.5))  # x stays 0: norms of zeros
+        assert np.isfinite(gradient(100.0, 0.5)).all()  # x stays 0: norms of zeros
 
 
 EXPORTED = [
     {},
     {"step": fista.constant(0.1), "restart": fista.function(), "stop": fista.gap(1e-6), "history": True},
     {"step": fista.barzilai_borwein(), "momentum": fista.none(), "stop": fista.step_change(1e-4)},
-    {"momentum": fista.greedy(), "monotone": True, "stop": fista.discrepancy(0.1)},
-    {"momentum": fista.chambolle_dossal(), "restart": fista.every(10)},
-    {"momentum": fista.strongly_convex(0.1), "restart": fista.never()},
+    {"momentum": fista.chambolle_dossal(), "monotone": True, "stop": fista.discrepancy(0.1), "restart": fista.every(10)},
 ]
 
 

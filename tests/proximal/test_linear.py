@@ -154,7 +154,8 @@ ISOMETRIES = {
     **{name: OPERATORS[name][0] for name in ("fft", "rfft", "fk", "dct", "wavelet_transform")},
     "rfft, even": lambda: linear.rfft(6),
     "fk, odd": lambda: linear.fk((4, 5)),
-    "db4": lambda: linear.wavelet_transform((8, 16), "db4", levels=2, axes=(0, 1)),
+    "db4": lambda: linear.wavelet_transform(16, "db4", levels=2),
+    "haar, two axes": lambda: linear.wavelet_transform((4, 4), "haar", axes=(0, 1)),
     "patches, flat": lambda: linear.patches((7, 9), (4, 3), (3, 2), window="flat"),
     "patches, sine": lambda: linear.patches((2, 7, 9), (4, 3), (2, 3), window="sine"),
 }
@@ -211,7 +212,7 @@ def test_a_mask_removes_what_is_not_finite():
 f = jnp.ones
 BAD = {
     "matrix: expected 5 entries along axis -1, got the shape (5, 3)": lambda: linear.matrix(f((3, 5)), (5, 3)),
-    "matrix: axis must be within the 1 axes of (5,), got 1": lambda: linear.matrix(f((3, 5)), 5, axis=1),
+    "matrix: axes must be different ones of the 1 axes of (5,), got (1,)": lambda: linear.matrix(f((3, 5)), 5, axis=1),
     "mask: expected a mask of shape (3,), got (2,)": lambda: linear.mask(f(2) > 0, 3),
     "restriction: index 5 is beyond an axis of 5 entries": lambda: linear.restriction((3, 5), [0, 5]),
     "interpolation: kernel must be one of ['linear', 'sinc'], got 'cubic'": lambda: linear.interpolation(
@@ -224,7 +225,7 @@ BAD = {
     "mode 'valid' needs at least 5 samples, the wavelet's length, got 4": lambda: linear.convolution(f(5), 4, mode="valid"),
     "mode must be 'same', 'full' or 'valid', got 'circular'": lambda: linear.convolution(f(5), 9, mode="circular"),
     "one for each of the traces (3,), got (2, 5)": lambda: linear.convolution(f((2, 5)), (3, 9)),
-    "convolution: axis must be within the 1 axes of (9,), got 1": lambda: linear.convolution(f(5), 9, axis=1),
+    "convolution: axes must be different ones of the 1 axes of (9,), got (1,)": lambda: linear.convolution(f(5), 9, axis=1),
     "fft: axes must be different ones of the 2 axes of (3, 4), got (0, -2)": lambda: linear.fft((3, 4), axes=(0, -2)),
     "rfft: expected real input, got complex64": lambda: linear.rfft(jax.ShapeDtypeStruct((5,), jnp.complex64)),
     "each length must be divisible by 2^2 (levels), got (6,)": lambda: linear.wavelet_transform(6, "haar", levels=2),

@@ -53,6 +53,12 @@ def test_the_algebra_is_that_of_matrices(name):
     np.testing.assert_allclose(adjoint, np.conj(matrix).T, atol=1e-5)
 
 
+def test_numpy_arrays_are_welcome():
+    operator = linear.wavelet_transform(4, "haar")
+    x = np.arange(4, dtype=np.float32)
+    np.testing.assert_allclose(operator.adjoint(np.asarray(operator(x))), x, atol=1e-6)
+
+
 def test_the_adjoint_of_the_adjoint_is_the_operator():
     assert OA.H.H is OA
 
@@ -67,6 +73,7 @@ def test_a_real_operator_on_declared_complex_numbers():
 
 def test_equal_options_do_not_recompile():
     traces = []
+    field = (2, 1, 1, 9)
 
     def apply(operator, x):
         traces.append(None)
@@ -74,12 +81,9 @@ def test_equal_options_do_not_recompile():
 
     for wavelet in (draw(5), draw(5)):
         operator = (
-            2.0
-            * linear.convolution(wavelet, (2, 9))
-            @ linear.patches((2, 9), (1, 9), (1, 9)).H.H.H
-            @ linear.identity((2, 1, 1, 9))
+            2.0 * linear.convolution(wavelet, (2, 9)) @ linear.patches((2, 9), (1, 9), (1, 9)).H.H.H @ linear.identity(field)
         )
-        jax.jit(apply)(operator, jnp.ones((2, 1, 1, 9)))
+        jax.jit(apply)(operator, jnp.ones(field))
     assert jax.config.jax_disable_jit or len(traces) == 1
     assert linear.fk((4, 5)) == linear.fk((4, 5), axes=(0, 1))
     assert linear.fk((4, 5)) != linear.fk((4, 5), axes=(1, 0))

@@ -105,6 +105,13 @@ def test_two_terms_made_alike_share_one_compilation(name):
     assert jax.tree.structure(terms(0.5)[name]) == jax.tree.structure(terms(0.7)[name])
 
 
+def test_a_composition_has_a_conjugate_where_its_parts_do():
+    """A solver asks the kind whether it can certify a gap."""
+    whole, part = prox.tree([prox.l1(1.0), prox.huber(1.0, 1.0)]), prox.tree([prox.l1(1.0), prox.l0(1.0)]).scaled(2.0)
+    assert whole.kind.conjugate is not None
+    assert whole.kind.at_zero is part.kind.conjugate is part.kind.domain is part.kind.at_zero is None
+
+
 def test_a_tie_of_the_soft_threshold_has_derivative_zero_and_a_weight_of_zero_is_the_identity():
     slope = jax.jvp(lambda v: prox.l1(1.0).prox(v, 1.0), (jnp.array([-1.0, 0.0, 1.0, 1.5]),), (jnp.ones(4),))[1]
     np.testing.assert_array_equal(slope, [0, 0, 0, 1])
@@ -211,6 +218,8 @@ def test_a_flax_model_is_a_prox_and_is_differentiated_in_its_parameters():
         (lambda: prox.tree({"a": 1.0}), "prox.tree: every leaf must be a term"),
         (lambda: prox.nonnegative().prox(jnp.ones(2, complex), 1.0), "prox.nonnegative: expected real arrays, got complex64."),
         (lambda: prox.l0(1.0).conjugate(jnp.ones(2)), "prox: this term has no conjugate in closed form."),
+        (lambda: prox.l0(1.0).scaled(2.0).domain(jnp.ones(2)), "prox: this term has no conjugate in closed form."),
+        (lambda: prox.huber(1.0, 1.0).at_zero(jnp.ones(2)), "prox: this term has no subdifferential at 0 in closed form."),
     ],
 )
 def test_bad_input_is_an_error_that_names_it(make, message):

@@ -2,7 +2,7 @@
 
 **Gradient descent** (Cauchy 1847) goes downhill on `f` alone, `x+ = x - s grad f(x)`. Where `grad f` changes at most `L` times
 as fast as `x`, the parabola `f(y) + <grad f(y), x - y> + |x - y|^2 / (2 s)` lies above `f` for every `s <= 1 / L`, and a step
-goes to its lowest point. A small `s` crawls, `s > 2 / L` diverges, and which of several valleys is reached depends on the start.
+goes to its lowest point. A small `s` crawls, `s > 2 / L` diverges, and of several valleys the start decides which is reached.
 
 **ISTA** keeps the parabola for `f` and adds `g` as it is; the lowest point is now
 
@@ -62,6 +62,7 @@ from jaxnets.proximal.fista.options import (
 )
 from jaxnets.proximal.fista.problems import Loss, Smooth, huber, least_squares, logistic, smooth
 from jaxnets.proximal.fista.solver import History, Solution, describe, fista, lam_max, path, unrolled
+from jaxnets.proximal.fista.working_set import working_set
 
 __all__ = [
     "CONVERGED",
@@ -107,4 +108,5 @@ __all__ = [
     "step_change",
     "strongly_convex",
     "unrolled",
+    "working_set",
 ]

@@ -87,9 +87,10 @@ def fista(
         raise ValueError("fista: stop=discrepancy(...) is for least_squares problems.")
     certify = history or "gap" in needs
     # The derivative is that of the fixed point: nothing inside the loop has one.
-    fixed_problem, fixed_term, x0, size, restart, stop = lax.stop_gradient((problem, term, x0, (step, momentum), restart, stop))
-    size = dict(zip(("step", "momentum"), size, strict=True))
-    state = iteration.init(fixed_problem, fixed_term, x0, **size)
+    fixed_problem, fixed_term, x0, step, momentum, restart, stop = lax.stop_gradient(
+        (problem, term, x0, step, momentum, restart, stop)
+    )
+    state = iteration.init(fixed_problem, fixed_term, x0, step=step, momentum=momentum)
     rows = _record(_blank(max_steps, state), state) if history else None
 
     def unfinished(carry):
@@ -97,7 +98,16 @@ def fista(
 
     def advance(carry):
         state, rows = carry
-        state = iteration.step(fixed_problem, fixed_term, state, **size, restart=restart, monotone=monotone, certify=certify)
+        state = iteration.step(
+            fixed_problem,
+            fixed_term,
+            state,
+            step=step,
+            momentum=momentum,
+            restart=restart,
+            monotone=monotone,
+            certify=certify,
+        )
         if stop is not None:
             done = (state.status == RUNNING) & stop.test(stop.params, state)
             state = dataclasses.replace(state, status=jnp.where(done, CONVERGED, state.status))
@@ -128,7 +138,7 @@ def describe(solution: Solution) -> Any:
 
 
 def lam_max(problem: problems.Smooth, term: prox.Term) -> Float[Array, ""]:
-    """The smallest factor on the term that makes the solution 0: with `prox.l1(1.0)` the lambda from which lasso gives exactly 0.
+    """The smallest factor on the term that makes the solution 0: with `prox.l1(1.0)`, the lambda where lasso becomes exactly 0.
 
     Rounded up by a few units, since the solver's own rounding may differ.
 
@@ -154,7 +164,7 @@ def unrolled(
     momentum: options.Momentum = options.nesterov(),
     restart: options.Restart = options.never(),
 ) -> PyTree:
-    """`x` after `steps` steps of a constant size, in one scan: differentiable through them in both modes, `x0` and size included.
+    """`x` after `steps` steps of a constant size, in one scan: differentiable through them, also by `x0` and the size.
 
     Raises:
       ValueError: `steps < 1`; a step size that is searched for.

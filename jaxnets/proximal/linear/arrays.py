@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.proximal.linear.operator import Bound, Operator, Structure
+from jaxnets.proximal.linear.operator import Bound, Operator, Structure, from_end
 from jaxnets.types import Array, Bool, Float, Inexact, PyTree
 
 
@@ -20,7 +20,7 @@ def matrix(a: Inexact[Array, "rows columns"], structure: PyTree = None, *, axis:
     if structure is None:
         return Operator(a, Structure.of(a.shape[1], a.dtype), _matrix_vector, _vector_matrix)
     structure = Structure.of(structure, a.dtype)
-    axis = _one_axis("matrix", structure, axis)
+    (axis,) = from_end("matrix", structure, (axis,))
     if structure.shape[axis] != a.shape[1]:
         raise ValueError(f"matrix: expected {a.shape[1]} entries along axis {axis}, got the shape {structure.shape}.")
     return Operator(a, structure, Bound(_matrix_along, (axis,)), Bound(_adjoint_along, (axis,)))
@@ -45,7 +45,7 @@ def restriction(structure: PyTree, index: slice | Sequence[int] | np.ndarray | A
     A slice is the fastest form. Raises ValueError for indices beyond the axis.
     """
     structure = Structure.of(structure)
-    axis = _one_axis("restriction", structure, axis)
+    (axis,) = from_end("restriction", structure, (axis,))
     if isinstance(index, slice):
         return Operator((), structure, Bound(_slice, (index.indices(structure.shape[axis]), axis)))
     if not isinstance(index, jax.core.Tracer):
@@ -58,19 +58,19 @@ def restriction(structure: PyTree, index: slice | Sequence[int] | np.ndarray | A
 def difference(structure: PyTree, *, axis: int = -1) -> Operator:
     """Forward difference `x[i + 1] - x[i]`, 0 at the last entry (Neumann); the length stays."""
     structure = Structure.of(structure)
-    return Operator((), structure, Bound(_difference, (_one_axis("difference", structure, axis),)))
+    return Operator((), structure, Bound(_difference, from_end("difference", structure, (axis,))))
 
 
 def gradient(structure: PyTree, *, axes: tuple[int, ...] = (-2, -1)) -> Operator:
     """Forward differences along each of `axes`, stacked in a new leading axis; isotropic total variation takes its norm."""
     structure = Structure.of(structure)
-    return Operator((), structure, Bound(_gradient, (tuple(_one_axis("gradient", structure, axis) for axis in axes),)))
+    return Operator((), structure, Bound(_gradient, (from_end("gradient", structure, axes),)))
 
 
 def cumulative_sum(structure: PyTree, *, axis: int = -1) -> Operator:
     """`y[i] = sum_{j <= i} x[j]`, the inverse of a causal difference: reflectivity to log impedance."""
     structure = Structure.of(structure)
-    axis = _one_axis("cumulative_sum", structure, axis)
+    (axis,) = from_end("cumulative_sum", structure, (axis,))
     return Operator((), structure, Bound(_cumulative_sum, (axis, False)), Bound(_cumulative_sum, (axis, True)))
 
 
@@ -80,7 +80,7 @@ def interpolation(structure: PyTree, positions: Float[Array, " length"], *, axis
     A dense `[length, entries]` matrix along the axis; gradients reach `positions`.
     """
     structure = Structure.of(structure)
-    axis = _one_axis("interpolation", structure, axis)
+    (axis,) = from_end("interpolation", structure, (axis,))
     if kernel not in _KERNELS:
         raise ValueError(f"interpolation: kernel must be one of {sorted(_KERNELS)}, got {kernel!r}.")
     distance = positions[:, None] - jnp.arange(structure.shape[axis], dtype=positions.dtype)[None]
@@ -92,17 +92,9 @@ def resample(structure: PyTree, length: int, *, axis: int = -1, kernel: str = "l
     structure = Structure.of(structure)
     if length < 1:
         raise ValueError(f"resample: length must be at least 1, got {length}.")
-    last = structure.shape[_one_axis("resample", structure, axis)] - 1
+    last = structure.shape[from_end("resample", structure, (axis,))[0]] - 1
     positions = jnp.linspace(0, last, length, dtype=jnp.finfo(structure.dtype).dtype)
     return interpolation(structure, positions, axis=axis, kernel=kernel)
-
-
-def _one_axis(name: str, structure: Structure, axis: int) -> int:
-    """The axis counted from the end, so that it means the same in a batch."""
-    dimensions = len(structure.shape)
-    if not -dimensions <= axis < dimensions:
-        raise ValueError(f"{name}: axis must be within the {dimensions} axes of {structure.shape}, got {axis}.")
-    return axis % dimensions - dimensions
 
 
 def _triangle(distance):

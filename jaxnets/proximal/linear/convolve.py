@@ -1,12 +1,10 @@
 """Convolution with a wavelet along an axis: by matrix products or by FFT, whichever is faster at these sizes."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.proximal.linear.operator import Bound, Operator, Structure
+from jaxnets.proximal.linear.operator import Bound, Operator, Structure, from_end
 from jaxnets.types import Array, Inexact, PyTree
 
 
@@ -25,40 +23,33 @@ def convolution(
     One wavelet for all traces, or one per trace: `wavelet[..., length]` with the other axes of `structure` in front.
     """
     structure = Structure.of(structure, wavelet.dtype)
-    dimensions, length = len(structure.shape), wavelet.shape[-1]
-    if not -dimensions <= axis < dimensions:
-        raise ValueError(f"convolution: axis must be within the {dimensions} axes of {structure.shape}, got {axis}.")
-    axis = axis % dimensions - dimensions
-    samples = structure.shape[axis]
-    traces = tuple(n for i, n in enumerate(structure.shape) if i != axis % dimensions)
+    (axis,) = from_end("convolution", structure, (axis,))
+    samples, length = structure.shape[axis], wavelet.shape[-1]
+    traces = tuple(np.delete(structure.shape, axis).tolist())
     if wavelet.ndim > 1 and wavelet.shape[:-1] != traces:
         raise ValueError(f"convolution: expected one wavelet, or one for each of the traces {traces}, got {wavelet.shape}.")
-    if mode == "same":
-        if origin is None and length % 2 == 0:
-            raise ValueError(f"convolution: a wavelet of even length ({length}) has no center; give its origin.")
-        origin = length // 2 if origin is None else origin
-        if not 0 <= origin < length:
-            raise ValueError(f"convolution: origin must be within the wavelet of {length} samples, got {origin}.")
-        first, count = origin, samples
-    elif origin is not None:
-        raise ValueError(f"convolution: origin goes with mode 'same', got mode {mode!r}.")
-    elif mode == "full":
-        first, count = 0, samples + length - 1
-    elif mode == "valid":
-        first, count = length - 1, samples - length + 1
-        if count < 1:
-            raise ValueError(f"convolution: mode 'valid' needs at least {length} samples, the wavelet's length, got {samples}.")
-    else:
+    spans = {"same": (origin, samples), "full": (0, samples + length - 1), "valid": (length - 1, samples - length + 1)}
+    if mode not in spans:
         raise ValueError(f"convolution: mode must be 'same', 'full' or 'valid', got {mode!r}.")
+    if mode != "same" and origin is not None:
+        raise ValueError(f"convolution: origin goes with mode 'same', got mode {mode!r}.")
+    first, count = spans[mode]
+    if first is None:
+        if length % 2 == 0:
+            raise ValueError(f"convolution: a wavelet of even length ({length}) has no center; give its origin.")
+        first = length // 2
+    if not 0 <= first < length:
+        raise ValueError(f"convolution: origin must be within the wavelet of {length} samples, got {origin}.")
+    if count < 1:
+        raise ValueError(f"convolution: mode 'valid' needs at least {length} samples, the wavelet's length, got {samples}.")
     return Operator(
         wavelet, structure, Bound(_convolve, (first, count, axis)), Bound(_correlate, (length - 1 - first, samples, axis))
     )
 
 
-# One product of 512 traces x 1024 samples in a loop on CPU, jax 0.10 / 0.12 [ms], by matrix products, FFT and `lax.conv`:
-# 9 taps 1.9 / 2.2, 2.8 / 3.5, 0.6 / 1.7; 81 taps 3.1 / 4.4, 3.8 / 3.9, 5.6 / 7.2. Outside a loop `lax.conv` takes 12-30 ms.
-_LONGEST_FOR_PRODUCTS = 192
-_BLOCK = 64
+# One `A^H A` of 512 traces x 1024 samples in a loop, one CPU core, by matrix products / FFT [ms], alike on jax 0.10 and 0.12:
+# 41 taps 3.3 / 7.0, 81 taps 4.5 / 7.0, 129 taps 7.4 / 7.5; `lax.conv` takes 13 at 81 taps.
+_LONGEST_FOR_PRODUCTS = 128
 
 
 def _convolve(wavelet, x, first, count, axis):
@@ -74,21 +65,20 @@ def _correlate(wavelet, y, first, count, axis):
 
 
 def _by_products(wavelet, x, first, count):
-    """Blocks of `y` are the products of neighboring blocks of `x` with the bands of one Toeplitz matrix."""
+    """Each block of `y` comes from two neighbors of `x`: one product with both halves of the Toeplitz matrix, then a sum."""
     length, samples = wavelet.shape[0], x.shape[-1]
+    block = max(length - 1, 32)  # below 32 the product is no faster
     before = length - 1 - first  # y[i] = sum_s x[s - before] wavelet[i + length - 1 - s], s = 0, 1, ...
-    blocks, bands = -(-count // _BLOCK), -(-(_BLOCK + length - 1) // _BLOCK)
-    after = (blocks + bands - 1) * _BLOCK - before - samples
+    blocks = -(-count // block)
+    after = (blocks + 1) * block - before - samples
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 1) + [(before, after, 0)])
-    x = x.reshape(*x.shape[:-1], blocks + bands - 1, _BLOCK)
-    tap = np.arange(_BLOCK) + length - 1 - np.arange(bands * _BLOCK)[:, None]
+    x = x.reshape(*x.shape[:-1], blocks + 1, block)
+    tap = np.arange(block) + length - 1 - np.arange(2 * block)[:, None]
+    tap = np.hstack(np.vsplit(tap, 2))
     toeplitz = jnp.where((tap >= 0) & (tap < length), wavelet[tap.clip(0, length - 1)], 0)
-    parts = (
-        jnp.matmul(x[..., i : i + blocks, :], toeplitz[i * _BLOCK : (i + 1) * _BLOCK], precision="highest")
-        for i in range(bands)
-    )
-    y = functools.reduce(jnp.add, parts)
-    return y.reshape(*y.shape[:-2], blocks * _BLOCK)[..., :count]
+    both = jnp.matmul(x, toeplitz, precision="highest")
+    y = both[..., :-1, :block] + both[..., 1:, block:]
+    return y.reshape(*y.shape[:-2], blocks * block)[..., :count]
 
 
 def _by_fft(wavelet, x, first, count):

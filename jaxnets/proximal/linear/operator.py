@@ -88,11 +88,13 @@ class Operator:
 
     def __call__(self, x: PyTree) -> PyTree:
         check_structure("linear: A(x)", self.structure, x)
-        return self.forward(self.params, x)
+        # A numpy array in becomes a JAX array: the functions use `x.at` and the like.
+        return self.forward(self.params, jax.tree.map(jnp.asarray, x))
 
     def adjoint(self, y: PyTree) -> PyTree:
         """`A.H y`."""
         check_structure("linear: A.adjoint(y)", self.output, y)
+        y = jax.tree.map(jnp.asarray, y)
         x = self._transpose(y) if self.backward is None else self.backward(self.params, y)
         return jax.tree.map(_real_if_real, self.structure.tree(), x)
 
@@ -166,6 +168,14 @@ def check_structure(name: str, structure: Structure, x: PyTree) -> None:
             raise ValueError(
                 f"{name}: expected {dtype}, got {leaf.dtype}; state a complex `jax.ShapeDtypeStruct` for complex numbers."
             )
+
+
+def from_end(name: str, structure: Structure, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of one array counted from the end; raises ValueError unless they are different axes of it."""
+    dimensions = len(structure.shape)
+    if not all(-dimensions <= axis < dimensions for axis in axes) or len({axis % dimensions for axis in axes}) < len(axes):
+        raise ValueError(f"{name}: axes must be different ones of the {dimensions} axes of {structure.shape}, got {axes}.")
+    return tuple(axis % dimensions - dimensions for axis in axes)
 
 
 # Cached: without jit a solver asks for it at every step. The default dtype is part of the key: the trace depends on it.

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.proximal.linear.operator import Bound, Operator, Structure
+from jaxnets.proximal.linear.operator import Bound, Operator, Structure, from_end
 from jaxnets.types import PyTree
 
 
 def fft(structure: PyTree, *, axes: tuple[int, ...] = (-1,)) -> Operator:
     """Unitary discrete Fourier transform along `axes`; the input is complex unless its structure names a real dtype."""
     structure = Structure.of(structure, jnp.result_type(complex))
-    axes = _axes("fft", structure, axes)
+    axes = from_end("fft", structure, axes)
     return Operator((), structure, Bound(_fft, (axes,)), Bound(_ifft, (axes,)))
 
 
@@ -37,7 +37,7 @@ def fk(structure: PyTree, *, axes: tuple[int, int] = (-2, -1)) -> Operator:
 def dct(structure: PyTree, *, axes: tuple[int, ...] = (-1,)) -> Operator:
     """Orthonormal type-II cosine transform along `axes`."""
     structure = Structure.of(structure)
-    axes = _axes("dct", structure, axes)
+    axes = from_end("dct", structure, axes)
     return Operator((), structure, Bound(_dct, (axes,)))
 
 
@@ -51,7 +51,7 @@ def wavelet_transform(
     Source: Mallat (1989), doi:10.1109/34.192463; Daubechies (1988), doi:10.1002/cpa.3160410705.
     """
     structure = Structure.of(structure)
-    axes = _axes("wavelet_transform", structure, axes)
+    axes = from_end("wavelet_transform", structure, axes)
     order = 1 if wavelet == "haar" else int(wavelet[2:]) if wavelet[:2] == "db" and wavelet[2:].isdigit() else 0
     if not 1 <= order <= 12:
         raise ValueError(f"wavelet_transform: wavelet must be 'haar' or 'db1' to 'db12', got {wavelet!r}.")
@@ -79,14 +79,6 @@ def daubechies(order: int) -> tuple[float, ...]:
     return tuple((filter * math.sqrt(2) / filter.sum()).tolist())
 
 
-def _axes(name: str, structure: Structure, axes: tuple[int, ...]) -> tuple[int, ...]:
-    """Axes counted from the end, so that they mean the same in a batch."""
-    dimensions = len(structure.shape)
-    if not all(-dimensions <= axis < dimensions for axis in axes) or len({axis % dimensions for axis in axes}) < len(axes):
-        raise ValueError(f"{name}: axes must be different ones of the {dimensions} axes of {structure.shape}, got {axes}.")
-    return tuple(axis % dimensions - dimensions for axis in axes)
-
-
 def _fft(_, x, axes):
     return jnp.fft.fftn(x, axes=axes, norm="ortho")
 
@@ -99,32 +91,29 @@ def _real_transform(name, structure, axes):
     structure = Structure.of(structure)
     if jnp.issubdtype(structure.dtype, jnp.complexfloating):
         raise ValueError(f"{name}: expected real input, got {structure.dtype}; `fft` takes complex numbers.")
-    axes = _axes(name, structure, axes)
+    axes = from_end(name, structure, axes)
     return Operator((), structure, Bound(_rfft, (axes,)), Bound(_irfft, (axes, structure.shape[axes[-1]])))
-
-
-def _weights(samples, axis, dtype):
-    weights = np.full(samples // 2 + 1, math.sqrt(2))
-    weights[0] = 1
-    if samples % 2 == 0:
-        weights[-1] = 1
-    return jnp.asarray(weights, jnp.finfo(dtype).dtype).reshape(-1, *[1] * (-1 - axis))
 
 
 def _rfft(_, x, axes):
     y = jnp.fft.rfft(x, axis=axes[-1], norm="ortho")
-    y = _broadcast_multiply(y, _weights(x.shape[axes[-1]], axes[-1], x.dtype))
+    y = y * _twins(x.shape[axes[-1]], y, axes[-1])
     return jnp.fft.fftn(y, axes=axes[:-1], norm="ortho") if axes[:-1] else y
 
 
 def _irfft(_, y, axes, samples):
     y = jnp.fft.ifftn(y, axes=axes[:-1], norm="ortho") if axes[:-1] else y
-    y = _broadcast_multiply(y, 1 / _weights(samples, axes[-1], y.dtype))
+    y = y / _twins(samples, y, axes[-1])
     return jnp.fft.irfft(y, samples, axis=axes[-1], norm="ortho")
 
 
-def _broadcast_multiply(y, weights):
-    return y * jnp.expand_dims(weights, tuple(range(y.ndim - weights.ndim)))
+def _twins(samples, y, axis):
+    """sqrt(2) for the frequencies that stand for their negative twins too, 1 for 0 and Nyquist; of the rank of `y`."""
+    weights = np.full(samples // 2 + 1, math.sqrt(2))
+    weights[0] = 1
+    if samples % 2 == 0:
+        weights[-1] = 1
+    return jnp.asarray(weights, y.real.dtype).reshape(*[-1 if i == axis % y.ndim else 1 for i in range(y.ndim)])
 
 
 def _dct(_, x, axes):

@@ -62,7 +62,7 @@ def largest(x: PyTree):
 
 def wide(x):
     """In single precision at least, for what accumulates rounding errors or doesn't exist in half precision."""
-    return x.astype(jnp.promote_types(jnp.result_type(x, float), jnp.float32))
+    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x, float), jnp.float32))
 
 
 def modulus(x):

@@ -11,15 +11,16 @@ import jax.numpy as jnp
 from jaxnets.proximal import tree as vectors
 from jaxnets.proximal.linear import Operator
 from jaxnets.proximal.prox import common
-from jaxnets.proximal.prox.term import Kind, Static, Term
+from jaxnets.proximal.prox.term import Kind, Static, Term, compose
 from jaxnets.types import PyTree
 
 
 def tree(terms: PyTree) -> Term:
     """`sum_i g_i(x_i)`, the tree of terms a prefix of that of `x`: `tree({"a": l1(0.1), "b": zero()})` penalizes `x["a"]`."""
-    if not all(_is_term(leaf) for leaf in jax.tree.leaves(terms, is_leaf=_is_term)):
+    leaves = jax.tree.leaves(terms, is_leaf=_is_term)
+    if not all(map(_is_term, leaves)):
         raise ValueError(f"prox.tree: every leaf must be a term, got {jax.tree.map(type, terms, is_leaf=_is_term)}.")
-    return Term(terms, _TREE)
+    return compose(terms, _TREE, leaves)
 
 
 def orthogonal(term: Term, operator: Operator) -> Term:
@@ -27,17 +28,17 @@ def orthogonal(term: Term, operator: Operator) -> Term:
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(side.tree())) for side in (operator.structure, operator.output)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"prox.orthogonal: operator must be square, got one from {sizes[0]} to {sizes[1]} elements.")
-    return Term((term, operator), _ORTHOGONAL)
+    return compose((term, operator), _ORTHOGONAL, [term])
 
 
 def translate(term: Term, offset: PyTree) -> Term:
     """`g(x - offset)`; `offset` is a number, or broadcast to `x`. Prox: `offset + prox_g(v - offset)`."""
-    return Term((term, offset), _TRANSLATE)
+    return compose((term, offset), _TRANSLATE, [term])
 
 
 def tilt(term: Term, slope: PyTree) -> Term:
     """`g(x) + Re<slope, x>`; `slope` is a number, or broadcast to `x`. Prox: `prox_g(v - step slope)`."""
-    return Term((term, slope), _TILT)
+    return compose((term, slope), _TILT, [term])
 
 
 def scale(term: Term, factor) -> Term:
@@ -49,7 +50,7 @@ def dilate(term: Term, factor) -> Term:
     """`g(factor x)` for a real number `factor` other than 0. Prox: `prox_g(factor v, factor^2 step) / factor`."""
     if isinstance(factor, int | float) and not factor * factor > 0:
         raise ValueError(f"prox.dilate: factor must not be 0, got {factor}.")
-    return Term((term, factor), _DILATE)
+    return compose((term, factor), _DILATE, [term])
 
 
 def plug_and_play(denoiser: Callable, params: PyTree = None, strength=1.0) -> Term:

@@ -22,9 +22,10 @@ def _singular_values(x):
 
 
 def _value(weight, x):
-    return common.total(
-        common.leafwise(lambda x, w: common.fit(w, x.shape[:-2]) * jnp.sum(_singular_values(x), axis=-1), x, weight)
-    )
+    def leaf(x, w):
+        return common.fit(w, x.shape[:-2]) * jnp.sum(_singular_values(x), axis=-1)
+
+    return common.total(common.leafwise(leaf, x, weight))
 
 
 def _prox(weight, v, step):
@@ -73,19 +74,20 @@ def _shrink_singular_values_jvp(primals, tangents):
     (v, threshold), (tangent, threshold_tangent) = primals, tangents
     left, values, right = jnp.linalg.svd(v, full_matrices=False)
     threshold, threshold_tangent = threshold[..., None], threshold_tangent[..., None]
-    shrunk, kept = common.shrink(values, threshold), (values > threshold) | (threshold == 0)
+    identity = threshold == 0
+    shrunk, kept = common.shrink(values, threshold), (values > threshold) | identity
 
     def outer(function, a):
         return function(a[..., :, None], a[..., None, :])
 
-    # (f_i - f_j) / (s_i - s_j): 1 between two kept values, 0 between two removed ones, so no difference of equal ones.
-    one_kept = outer(jnp.logical_xor, kept)
-    gap = jnp.where(one_kept, outer(jnp.subtract, values), 1)
-    differences = jnp.where(one_kept, outer(jnp.subtract, shrunk) / gap, outer(jnp.logical_and, kept))
-    # (f_i + f_j) / (s_i + s_j), which is f'(0) where both vanish.
-    sums, flat = outer(jnp.add, values), (threshold == 0)[..., None]
-    sums = jnp.where(sums == 0, flat, outer(jnp.add, shrunk) / jnp.where(sums == 0, 1, sums))
-    ratio = jnp.where(values == 0, threshold == 0, shrunk / jnp.where(values == 0, 1, values))
+    def quotient(a, b, limit):
+        return jnp.where(b == 0, limit, a / jnp.where(b == 0, 1, b))
+
+    ratio = quotient(shrunk, values, identity)
+    sums = quotient(outer(jnp.add, shrunk), outer(jnp.add, values), identity[..., None])
+    # 1 between two kept values, 0 between two removed ones: no small difference over another.
+    one_kept = outer(jnp.logical_xor, kept) * outer(jnp.subtract, values)
+    differences = quotient(outer(jnp.subtract, shrunk), one_kept, outer(jnp.logical_and, kept))
 
     rows, columns = tangent @ _adjoint(right), _adjoint(left) @ tangent
     core = _adjoint(left) @ rows

@@ -1,6 +1,7 @@
 """A nonsmooth term of an objective as plain data: its value, its proximal operator, its conjugate."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +82,19 @@ class Term:
     def scaled(self, factor) -> "Term":
         """`factor g(x)`, `factor > 0`."""
         common.check_positive("prox.scale", factor=factor)
-        return Term((self, factor), _SCALED)
+        return compose((self, factor), _SCALED, [self])
+
+
+def compose(params: Any, kind: Kind, terms: list[Term]) -> Term:
+    """A term of others: it has no conjugate, or no subdifferential at 0, where one of them has none."""
+    dual = all(term.kind.conjugate is not None for term in terms)
+    return Term(params, _restrict(kind, dual, all(term.kind.at_zero is not None for term in terms)))
+
+
+@functools.cache  # one kind for all terms made alike: kinds are compared by identity
+def _restrict(kind: Kind, dual: bool, at_zero: bool) -> Kind:
+    kind = kind if dual else dataclasses.replace(kind, conjugate=None, domain=None)
+    return kind if at_zero else dataclasses.replace(kind, at_zero=None)
 
 
 def _real(value, x):

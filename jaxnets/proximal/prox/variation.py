@@ -83,8 +83,8 @@ def _segment_mean(x: Float[Array, " n"], segment: Int[Array, " n"]) -> Float[Arr
 def _jumps(v: Float[Array, "n rows"], weight: Float[Array, " rows"]) -> Float[Array, "n rows"]:
     """The sign of the jump of the minimizer after each sample, 0 for none.
 
-    Where is `x` above the mean `c` of its segment? Where the labels `y` in {0, 1} that minimize `sum (c - v) y + weight |dy|`, by
-    dynamic programming, are 1. The jumps of `y` are jumps of `x` and separate independent problems, until no segment splits.
+    Where is `x` above the mean `c` of its segment? Where the labels `y` in {0, 1} of least `sum (c - v) y + weight |dy|` are 1,
+    found by dynamic programming. Their jumps are jumps of `x` and separate independent problems, until no segment splits.
     """
     index, zero = jnp.arange(len(v)), jnp.zeros_like(weight)
 

@@ -6,7 +6,10 @@
 
 Each trace its own problem, its own weight, stopping on its own, debiased:
 
-    each = jax.jit(jax.vmap(lambda trace: inversion.solve(inversion.spikes(trace, wavelet), inversion.relative(0.1), debias=20)))
+    def one(trace):
+        return inversion.solve(inversion.spikes(trace, wavelet), inversion.relative(0.1), debias=20)
+
+    result = jax.jit(jax.vmap(one))(traces)
 """
 
 from jaxnets.seismic.inversion.impedance import blocky, damped, poststack, prestack, sparse_steps
@@ -24,8 +27,8 @@ __all__ = [
     "blocky",
     "check_traces",
     "damped",
-    "deblending",
     "debiased",
+    "deblending",
     "demultiple",
     "discrepancy",
     "held_out",

@@ -10,6 +10,7 @@ import numpy as np
 from jax.scipy.sparse import linalg
 
 from jaxnets.proximal import fista, linear, prox, tree
+from jaxnets.seismic import checks
 from jaxnets.seismic.inversion import weights
 from jaxnets.types import Array, InputError, Num, PyTree
 
@@ -34,8 +35,8 @@ def affine(problem: "Problem", unknown: PyTree) -> PyTree:
 class Problem:
     """`minimize 1/2 |F m - data|^2 + weight g(z)` over `z`, where `m = base + expand(z)`, plus `1/2 |Q m - q|^2` of a prior.
 
-    All fields are data: `dataclasses.replace(problem, term=prox.l1_2(1.0))` is a variation, `jax.vmap` over a problem solves one
-    per trace. `report(problem, z)` makes of the solution what the user asked for, `m` itself unless given.
+    All fields are data: `dataclasses.replace(problem, term=prox.elastic_net(1.0, 0.1))` is a variation. `report(problem, z)`
+    makes of the solution what the user asked for, `m` itself unless given.
     """
 
     data: PyTree
@@ -108,8 +109,11 @@ def solve(problem: Problem, weight: "weights.Weight" = weights.Relative(0.1), *,
     """Solves by FISTA at a weight that is a number or array, or a rule: `relative`, `discrepancy`, `tuned`, or any function
     `(problem, minimize) -> (weight, first z)` where `minimize(problem, weight, z)` gives a `fista.Solution`.
 
-    `options` go to `fista.fista` (`stop=`, `max_steps=`, `momentum=`, ...), in the rules' own solutions too. `debias` is a number of
+    `options` go to `fista.fista` (`stop=`, `max_steps=`, `momentum=`, ...), also where a rule solves. `debias` is a number of
     conjugate-gradient steps of least squares on the support. One problem; `jax.vmap` solves many, each stopping on its own.
+
+    Raises:
+      ValueError: a weight known to be negative or not finite; `debias` negative.
     """
     if not isinstance(debias, int) or debias < 0:
         raise ValueError(f"solve: debias must be a number of steps, at least 0, got {debias}.")
@@ -129,7 +133,7 @@ def solve(problem: Problem, weight: "weights.Weight" = weights.Relative(0.1), *,
 
 
 def debiased(problem: Problem, unknown: PyTree, steps: int) -> PyTree:
-    """Least squares on the support of `unknown`, from it by conjugate gradients: thresholding shrinks what it keeps, this doesn't.
+    """Least squares on the support of `unknown`, by conjugate gradients from there: undoes the shrinkage of thresholding.
 
     Few steps regularize: neighbors in the support are almost one column.
     """
@@ -145,10 +149,11 @@ def debiased(problem: Problem, unknown: PyTree, steps: int) -> PyTree:
 
 
 def check_traces(data: Array, name: str = "data") -> None:
-    """Raises InputError naming the first trace that has NaN or infinite samples. Traced arrays pass: their values are unknown."""
-    if isinstance(data, jax.core.Tracer):
+    """Raises InputError naming the first trace with NaN or infinite samples. Traced arrays pass: their values are unknown."""
+    known = checks.known(data)
+    if known is None:
         return
-    bad = np.sum(~np.isfinite(np.asarray(data)), axis=-1)
+    bad = np.sum(~np.isfinite(known), axis=-1)
     for index in np.argwhere(bad)[:1]:
         where = ", ".join(map(str, index)) or "0"
         raise InputError(f"{name}: trace {where} has {bad[tuple(index)]} NaN or infinite samples of {data.shape[-1]}.")

@@ -1,5 +1,6 @@
 """Processing as sparse inversion: interpolation of missing traces, Radon demultiple, deblending of simultaneous sources."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,12 +14,13 @@ from jaxnets.types import Array, Bool, Float
 def patched_fk(
     shape: tuple[int, ...], *, size: tuple[int, int] = (24, 48), stride: tuple[int, int] | None = None
 ) -> linear.Operator:
-    """Synthesis of sections `(..., trace, time)` from f-k spectra of overlapping windows: few events in each, so few coefficients.
+    """Synthesis of sections `(..., trace, time)` from f-k spectra of overlapping windows: few events each, so few coefficients.
 
-    A Parseval frame: its adjoint is the analysis, and undoes nothing that synthesis made twice. `stride` is half of `size` if not given.
+    A Parseval frame: `S(S.adjoint(x)) = x`. `stride` is half of `size` if not given.
     """
-    size = tuple(min(width, n) for width, n in zip(size, shape[-2:], strict=True))
-    stride = tuple(max(1, width // 2) for width in size) if stride is None else stride
+    size = min(size[0], shape[-2]), min(size[1], shape[-1])
+    if stride is None:
+        stride = max(1, size[0] // 2), max(1, size[1] // 2)
     cut = linear.patches(shape, size, stride, window="sine")
     return (linear.fk(cut.output) @ cut).H
 
@@ -31,16 +33,18 @@ def interpolation(
 ) -> Problem:
     """Missing traces (where `live` is false; their samples aren't read): `1/2 |M (S z - section)|^2 + weight |z|_1`.
 
-    `synthesis` S is `patched_fk(section.shape)` unless given; the model is the whole section `S z`. Random gaps are far easier than
-    regular ones, which alias.
+    `synthesis` S is `patched_fk(section.shape)` unless given; the model is the whole section `S z`. Random gaps are far easier
+    than regular ones, which alias.
 
     Raises:
       ValueError: no live trace, shapes that don't match.
       InputError: NaN in a live trace.
-    Source: Abma & Kabir (2006), doi:10.1190/1.2356088 (the problem); Herrmann & Hennenfent (2008), doi:10.1111/j.1365-246X.2007.03698.x.
+    Source: Abma & Kabir (2006), doi:10.1190/1.2356088; Herrmann & Hennenfent (2008), doi:10.1111/j.1365-246X.2007.03698.x.
     """
     if live.shape != section.shape[:1]:
         raise ValueError(f"interpolation: live must have one entry per trace, {section.shape[:1]}, got {live.shape}.")
+    if not isinstance(live, jax.core.Tracer) and not np.any(np.asarray(live)):
+        raise ValueError("interpolation: live must have at least one true entry, got none.")
     keep = linear.mask(jnp.broadcast_to(live[:, None], section.shape), linear.Structure.of(section))
     data = keep(section)
     check_traces(data, "interpolation")
@@ -55,15 +59,16 @@ def demultiple(
     *,
     cutoff: Scalar,
 ) -> Problem:
-    """Multiples in a gather after NMO, where primaries are flat: sparse parabolic Radon, `1/2 |R z - gather|^2 + weight |z|_1`.
+    """Multiples in a gather whose primaries NMO made flat, by sparse parabolic Radon: `1/2 |R z - gather|^2 + weight |z|_1`.
 
-    `d(x, t) = Σ_q z(q, t - q x²)`. The model is the gather less its multiples, the part of `R z` with a `curvature` above `cutoff`
-    [s/m²]: what the transform doesn't explain stays. `interval` in s, `offsets` in m.
+    `(R z)(x, t) = Σ_q z(q, t - q x²)`. The model is the gather less its multiples, the part of `R z` with a `curvature` above
+    `cutoff` [s/m²]: what the transform doesn't explain stays. `interval` in s, `offsets` in m.
 
     Raises:
       ValueError: shapes that don't match.
       InputError: NaN in the gather.
-    Source: Hampson (1986); Sacchi & Ulrych (1995), doi:10.1190/1.1443845 (sparse); Trad, Ulrych & Sacchi (2003), doi:10.1190/1.1543224.
+    Source: Hampson (1986), Inverse velocity stacking for multiple elimination; Sacchi & Ulrych (1995), doi:10.1190/1.1443845
+    (sparse); Trad, Ulrych & Sacchi (2003), doi:10.1190/1.1543224.
     """
     check_traces(gather, "demultiple")
     if offsets.shape != gather.shape[:1]:
@@ -84,7 +89,7 @@ def deblending(
     *,
     synthesis: linear.Operator | None = None,
 ) -> Problem:
-    """Simultaneous sources told apart: `1/2 |Σ_s shift_s S z_s - blended|^2 + weight |z|_1`; the model is `[source, trace, time]`.
+    """Simultaneous sources told apart: `1/2 |B S z - blended|^2 + weight |z|_1`, B `blending`; model `[source, trace, time]`.
 
     Source s of trace i fires at `delays[s, i]` seconds, different from trace to trace at random: in its own time a source's
     events are continuous and sparse in `synthesis` (default `patched_fk`), the other's are not. Starts from pseudo-deblending.
@@ -92,7 +97,7 @@ def deblending(
     Raises:
       ValueError: shapes that don't match, `interval <= 0`.
       InputError: NaN in the data.
-    Source: Berkhout (2008), doi:10.1190/1.2907166; Mahdad, Doulgeris & Blacquière (2011), doi:10.1190/1.3566106 (iterative, f-k).
+    Source: Berkhout (2008), doi:10.1190/1.2907166; Mahdad, Doulgeris & Blacquière (2011), doi:10.1190/1.3566106 (f-k).
     """
     check_traces(blended, "deblending")
     blend = blending(delays, blended.shape[-1], interval)
@@ -106,7 +111,7 @@ def deblending(
 def blending(delays: Float[Array, "source trace"], samples: int, interval: Scalar) -> linear.Operator:
     """`[source, trace, time]` to the record `d(i, t) = Σ_s u_s(i, t - delays[s, i])`; its adjoint is pseudo-deblending.
 
-    Delays [s] between samples are exact for band-limited traces, up to a record's length; what leaves the record at either end is lost.
+    Delays [s] between samples are exact for band-limited traces; what leaves the record at either end is lost.
     """
     checks.option("blending", "interval must be positive (s)", interval, interval > 0)
     shift = (delays / interval)[..., None]  # [samples]

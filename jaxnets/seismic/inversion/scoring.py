@@ -10,7 +10,7 @@ from jaxnets.types import Array, Float, PyTree
 
 
 def scores(result: Result, truth: PyTree, *, baseline: PyTree = None) -> dict[str, PyTree]:
-    """`snr_db` and `correlation` of the model, `gain_db` over the SNR of a `baseline` (what came in), and the `misfit` `|d - F m| / |d|`.
+    """`snr_db` and `correlation` of the model, `gain_db` over a `baseline`'s SNR (what came in), `misfit = |d - F m| / |d|`.
 
     A model of several arrays (Vp, Vs, density) gives each score in the same structure.
     """

@@ -26,8 +26,8 @@ def spikes(
 
 
 def multichannel_spikes(traces: Float[Array, "trace time"], wavelet: Float[Array, "... samples"]) -> problem.Problem:
-    """`spikes` whose traces share their reflection times: `weight sum_t |r[:, t]|_2`, one norm across the traces at each time.
+    """`spikes` whose traces share their reflection times: `weight Σ_t |r[:, t]|_2`, one norm across the traces at each time.
 
-    For neighbors along a flat (or flattened) horizon; amplitudes and signs are free. Take few traces at a time where events dip.
+    For neighbors along a flat (or flattened) horizon; amplitudes and signs are free. Take few traces at a time where it dips.
     """
     return spikes(traces, wavelet, term=prox.group_l21(1.0, axis=0))

@@ -1,7 +1,7 @@
 """How the weight of a term is chosen: a fraction of lambda_max, the discrepancy principle, or a criterion's gradient.
 
-Each rule is `rule(problem, minimize) -> (weight, first z)`, with `minimize(problem, weight, z) -> fista.Solution`. Weights that were
-chosen are constants for an outer gradient; `jax.grad` through a solution at a given weight includes the weight.
+Each rule is `rule(problem, minimize) -> (weight, first z)`, with `minimize(problem, weight, z) -> fista.Solution`. A weight by
+discrepancy or tuning is a constant for an outer gradient; one that was given, or `relative`, is not.
 """
 
 import dataclasses
@@ -103,9 +103,9 @@ def discrepancy(
     """
     if (noise_std is None) == (noise_norm is None):
         raise ValueError(f"discrepancy: give either noise_std or noise_norm, got {noise_std} and {noise_norm}.")
-    if noise_norm is None:
+    if noise_std is not None:
         checks.option("discrepancy", "noise_std must be positive", noise_std, noise_std > 0)
-    else:
+    if noise_norm is not None:
         checks.option("discrepancy", "noise_norm must be positive", noise_norm, noise_norm > 0)
     checks.option("discrepancy", "floor must be in (0, 1)", floor, 0 < floor < 1)
     checks.option("discrepancy", "steps must be at least 1", steps, steps >= 1)
@@ -148,10 +148,10 @@ class Tuned:
             log_weight, error, slope, x = tree.where(better, new, old)
             return (log_weight, error, slope, jnp.where(better, 1.5, 0.3) * rate, x), None
 
+        # The first round moves nowhere and takes the gradient: one program for it and the steps.
         x = jax.tree.map(lambda leaf: leaf[best], answers)
-        (error, x), slope = jax.value_and_grad(value, has_aux=True)(grid[best], x)
-        state = (grid[best], error, slope, jnp.ones_like(top), x)
-        (log_weight, _, _, _, x), _ = jax.lax.scan(descend, state, length=self.steps)
+        state = (grid[best], jnp.full_like(top, jnp.inf), jnp.zeros_like(top), jnp.ones_like(top), x)
+        (log_weight, _, _, _, x), _ = jax.lax.scan(descend, state, length=self.steps + 1)
         return jax.lax.stop_gradient((jnp.exp(log_weight), x))
 
 
@@ -159,7 +159,8 @@ def tuned(criterion: Callable[..., Any], *, floor: float = 1e-3, count: int = 8,
     """The weight of least `criterion`: the best of `count` on a warm-started path down to `floor lambda_max`, then `steps` of
     gradient descent on log weight with the gradient of the solution (a step that doesn't descend is undone and shortened).
 
-    `criterion(problem, solve) -> (error, z)`, where `solve(problem)` gives z at the weight in question: `held_out`, `sure`, or yours.
+    `criterion(problem, solve) -> (error, z)`, where `solve(problem)` gives z at the weight in question: `held_out`, `sure`, or
+    a function of yours.
     """
     checks.option("tuned", "floor must be in (0, 1)", floor, 0 < floor < 1)
     checks.option("tuned", "count must be at least 1", count, count >= 1)
@@ -211,7 +212,7 @@ def sure(noise_std: Scalar, probe: Float[Array, "..."], *, step: Scalar = 0.3) -
 
     `|data - F m|^2 - n s^2 + 2 s^2 df`, the degrees of freedom `df` by a difference of `step * noise_std` along `probe`, a
     standard normal draw in the shape of the data. The difference keeps its gradient in the weight unbiased, which the count of
-    non-zeros would not. Source: Stein (1981), doi:10.1214/aos/1176345632; Deledalle et al. (2014), doi:10.1137/140968045 (SUGAR).
+    non-zeros would not. Source: Stein (1981), doi:10.1214/aos/1176345632; Deledalle et al. (2014), doi:10.1137/140968045.
     """
     checks.option("sure", "noise_std must be positive", noise_std, noise_std > 0)
     return Sure(noise_std, probe, step)
