@@ -1,4 +1,4 @@
-"""Timing implementations side by side: each in a process of its own, pinned to the same cores (one by default), in alternating repeats.
+"""Timing implementations side by side: each in a process of its own, pinned to the same cores, in alternating repeats.
 
 A case is a function that prepares its work and returns a callable to be timed; the callable returns when the result is there.
 It may return a dictionary of facts beside it, such as the accuracy that was reached.
@@ -29,7 +29,7 @@ class Timing:
 
 
 class Worker:
-    """A case, called with `arguments`, in its own process on `cores` cores; `ready` is False when its framework is not installed.
+    """A case, called with `arguments`, in its own process; `ready` is False when its framework is not installed.
 
     Workers prepare side by side; asking one whether it is ready waits for it.
     """
@@ -96,8 +96,10 @@ def _work(cores: str, module: str, case: str, *arguments: str) -> None:
         print("null", flush=True)
         return
     run, facts = run if isinstance(run, tuple) else (run, {})
+    start = time.perf_counter()
     for _ in range(3):
-        run()
+        if time.perf_counter() - start < 2:
+            run()
     print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()

@@ -7,19 +7,23 @@ answer is judged by the same plain numpy in float64, and every method of a, b an
 
 a: dense lasso 2000x5000, 30 iterations.  b: 512 traces of 1024 samples deconvolved, 30 iterations.
 c: the dense lasso to a relative duality gap of 1e-6; each peer with the loosest tolerance that reaches it.
-d: six problems to `F(x) - F* <= accuracy (F(0) - F*)`, each method stopped after its fewest steps, drawn as a performance profile: how
-   many problems a method solves within a factor of the fastest one's time. Source: Dolan & More (2002), doi:10.1007/s101070100263.
+d: six problems to `F(x) - F* <= accuracy (F(0) - F*)`, each method stopped after its fewest steps; a performance profile:
+   how many problems a method solves within a factor of the fastest one's time (Dolan & More 2002, doi:10.1007/s101070100263).
 e: 1000 lassos of 50x100, each with its own matrix, to a gap of 1e-3: ours in one `vmap`, the others in a loop.
 
 Measured DATE: pending.
 
 What each peer can't do, and what is done for it:
-- pylops' FISTA has no group norm. It computes its objective, one more pass over A, at every step.
+- pylops' FISTA has no group norm. It computes its objective, one more pass over A, at every step. In e it is told the number
+  of steps, and once more ("oracle") that of each problem.
 - pyproximal's momentum "fista" promotes float32 to float64 under numpy 2; "vandenberghe" doesn't and is used.
 - scico 0.0.7 needs jax <= 0.8: `--scico-python` names an interpreter that has both. Its statistics are switched off.
-- jaxopt and scico bring no operators: convolutions by `jnp.convolve`, and once more by FFT. jaxopt's `run` is wrapped in `jax.jit`; called as in
-  its documentation ("jaxopt run") it traces its loop again every time.
+- jaxopt and scico bring no operators: convolutions by `jnp.convolve`, and once more by FFT. jaxopt's `run` is wrapped in
+  `jax.jit`; called as in its documentation ("run") it traces its loop again every time.
+- skglm stops by the optimality conditions; in float32 it can stall above the gap, and is then left out.
 Peers that aren't installed are left out.
+
+Where we don't win: a against jaxopt under `jax.jit`: both read the matrix twice per step, which is all the time there is.
 """
 
 import argparse
@@ -36,6 +40,7 @@ from experiments.harness import figures
 
 OURS, PEERS = "experiments.benchmarks.proximal", "experiments.benchmarks.proximal_peers"
 STEPS = 30
+CAPACITY = {"dense 2000x5000": 256, "dense 2000x5000, dense answer": 384}  # the answers have 86 and 257 non-zeros
 PROFILE = (
     "dense",
     "dense, correlated",
@@ -46,7 +51,7 @@ PROFILE = (
 )
 
 
-# --- our side ---------------------------------------------------------------------------------------------------------------------
+# --- our side ---
 
 
 def _stated(problem):
@@ -66,43 +71,31 @@ def _stated(problem):
     return fista.least_squares(operator, y), prox.group_l21(weight, axis=0) if problem.group else prox.l1(weight)
 
 
-def jaxnets(problem, L, **options):
+def jaxnets(problem, L):
     """FISTA with gradient restart at a given step size."""
     import jax
     import jax.numpy as jnp
 
     from jaxnets.proximal import fista
 
-    stated, x0 = _stated(problem), jnp.zeros(problem.shape)
-    options = {"step": fista.constant(1 / L), **options}
+    (smooth, term), x0, size = _stated(problem), jnp.zeros(problem.shape), fista.constant(1 / L)
 
     def run(steps):
-        solve = jax.jit(lambda stated, x0: fista.fista(*stated, x0, stop=None, max_steps=steps, **options).x)
-        return lambda: solve(stated, x0).block_until_ready()
+        solve = jax.jit(lambda smooth, term, x0: fista.fista(smooth, term, x0, step=size, stop=None, max_steps=steps).x)
+        return lambda: solve(smooth, term, x0).block_until_ready()
 
     def iterates():
-        state = fista.init(*stated, x0, **{name: options[name] for name in ("step", "momentum") if name in options})
-        step = jax.jit(lambda stated, state: fista.step(*stated, state, **options))
+        state = fista.init(smooth, term, x0, step=size)
+        step = jax.jit(lambda smooth, term, state: fista.step(smooth, term, state, step=size))
         for _ in range(problems.MAX_STEPS):
-            state = step(stated, state)
+            state = step(smooth, term, state)
             yield state.x
 
     return problems.Solver(run, iterates)
 
 
-def jaxnets_greedy(problem, L):
-    """Greedy FISTA at a given step size."""
-    from jaxnets.proximal import fista
-
-    return jaxnets(problem, L, momentum=fista.greedy())
-
-
 def jaxnets_profile(arguments):
     return problems.prepare(jaxnets, arguments)
-
-
-def jaxnets_greedy_profile(arguments):
-    return problems.prepare(jaxnets_greedy, arguments)
 
 
 def jaxnets_gap(name, gap):
@@ -113,9 +106,9 @@ def jaxnets_gap(name, gap):
     from jaxnets.proximal import fista
 
     problem = problems.PROBLEMS[name]()
-    stated, x0 = _stated(problem), jnp.zeros(problem.shape)
-    solve = jax.jit(lambda stated, x0: fista.fista(*stated, x0, momentum=fista.greedy(), stop=fista.gap(float(gap)), max_steps=2000))
-    return _solved(problem, lambda: jax.block_until_ready(solve(stated, x0)))
+    (smooth, term), x0, stop = _stated(problem), jnp.zeros(problem.shape), fista.gap(float(gap))
+    solve = jax.jit(lambda smooth, term, x0: fista.fista(smooth, term, x0, momentum=fista.greedy(), stop=stop, max_steps=2000))
+    return _solved(problem, lambda: jax.block_until_ready(solve(smooth, term, x0)))
 
 
 def jaxnets_working_set(name, gap):
@@ -124,9 +117,9 @@ def jaxnets_working_set(name, gap):
     from jaxnets.proximal import fista
 
     problem = problems.PROBLEMS[name]()
-    stated = _stated(problem)
-    solve = jax.jit(lambda stated: fista.working_set(*stated, capacity=512, stop=fista.gap(float(gap))))
-    return _solved(problem, lambda: jax.block_until_ready(solve(stated)))
+    smooth, term = _stated(problem)
+    solve = jax.jit(lambda smooth, term: fista.working_set(smooth, term, capacity=CAPACITY[name], tolerance=float(gap)))
+    return _solved(problem, lambda: jax.block_until_ready(solve(smooth, term)))
 
 
 def _solved(problem, run):
@@ -135,23 +128,28 @@ def _solved(problem, run):
 
 
 def jaxnets_vmap(gap):
+    """The loosest tolerance, three to a decade, that the judge's gap agrees to: ours is of a better dual point."""
     import jax
     import jax.numpy as jnp
 
     from jaxnets.proximal import fista, linear, prox
 
-    def lasso(a, y, weight):
-        smooth, stop = fista.least_squares(linear.matrix(a), y), fista.gap(float(gap))
+    def lasso(tolerance, a, y, weight):
+        smooth, stop = fista.least_squares(linear.matrix(a), y), fista.gap(tolerance)
         return fista.fista(smooth, prox.l1(weight), jnp.zeros(a.shape[1]), momentum=fista.greedy(), stop=stop, max_steps=1000)
 
     data = tuple(map(jnp.asarray, problems.small_problems()))
-    solve = jax.jit(jax.vmap(lasso))
-    solution = solve(*data)
-    facts = {"steps": float(solution.steps.mean()), "most": int(solution.steps.max()), "gap": float(problems.small_gaps(np.asarray(solution.x)).max())}
-    return lambda: jax.block_until_ready(solve(*data)), facts
+    solve = jax.jit(jax.vmap(lasso, in_axes=(None, 0, 0, 0)))
+    for tolerance in float(gap) * 10.0 ** -np.arange(0, 3, 1 / 3):
+        solution = solve(tolerance, *data)
+        reached = float(problems.small_gaps(np.asarray(solution.x)).max())
+        if reached <= float(gap):
+            break
+    facts = {"tolerance": tolerance, "steps": float(solution.steps.mean()), "most": int(solution.steps.max()), "gap": reached}
+    return lambda: jax.block_until_ready(solve(tolerance, *data)), facts
 
 
-# --- the harness ------------------------------------------------------------------------------------------------------------------
+# --- the harness ---
 
 
 def time_cases(title, cases, options, arguments, repeats=None):
@@ -161,13 +159,14 @@ def time_cases(title, cases, options, arguments, repeats=None):
         module = OURS if case.startswith("jaxnets") else PEERS
         python = options.scico_python if case.startswith("scico") else sys.executable
         workers[case] = compare.Worker(module, case, python, arguments, options.cores)
-    timings = compare.alternate(workers, repeats or options.repeats)
-    facts = {case: workers[case].facts for case in timings}
+    facts = {case: worker.facts for case, worker in workers.items()}
+    able = {case: workers[case] for case, fact in facts.items() if fact is not None and fact["gap"] is not None}
+    timings = compare.alternate(able, repeats or options.repeats)
     for worker in workers.values():
         worker.close()
     compare.report(title, timings, ours=cases[0])
     for case, fact in facts.items():
-        print(f"    {case}: {fact}")
+        print(f"    {case}: {fact or 'not installed, or the problem is beyond it'}")
     return {
         case: {"median": timing.median, "low": min(timing.seconds), "high": max(timing.seconds), **facts[case]}
         for case, timing in timings.items()
@@ -185,22 +184,27 @@ def fixed_steps(name, cases, options):
 
 
 def bar_a(options):
-    return fixed_steps("dense 2000x5000", ("jaxnets_profile", "pylops_profile", "jaxopt_profile", "jaxopt_run_profile"), options)
+    return fixed_steps(
+        "dense 2000x5000", ("jaxnets_profile", "pylops_profile", "jaxopt_profile", "jaxopt_run_profile"), options
+    )
 
 
 def bar_b(options):
-    return fixed_steps("deconvolution 512x1024", ("jaxnets_profile", "pylops_profile", "jaxopt_profile", "jaxopt_run_profile", "jaxopt_fft_profile"), options)
+    return fixed_steps(
+        "deconvolution 512x1024",
+        ("jaxnets_profile", "pylops_profile", "jaxopt_profile", "jaxopt_run_profile", "jaxopt_fft_profile"),
+        options,
+    )
 
 
 def bar_c(options):
     cases = ("jaxnets_working_set", "jaxnets_gap", "scikit_learn", "skglm", "celer")
-    names = ("dense 2000x5000", "dense 2000x5000, dense answer")
-    return {name: time_cases(f"{name} to a gap of 1e-6", cases, options, (name, "1e-6")) for name in names}
+    return {name: time_cases(f"{name} to a gap of 1e-6", cases, options, (name, "1e-6")) for name in CAPACITY}
 
 
 def bar_d(options):
     peers = ("pylops", "pyproximal", "jaxopt", "jaxopt_fft", "scico", "scico_fft")
-    cases = [f"{solver}_profile" for solver in ("jaxnets_greedy", "jaxnets", *peers)]
+    cases = [f"{solver}_profile" for solver in ("jaxnets", *peers)]
     results = {}
     for name in PROFILE:
         problem = problems.PROBLEMS[name]()
@@ -214,8 +218,12 @@ def bar_d(options):
 
 
 def bar_e(options):
-    cases = ("jaxnets_vmap", "scikit_learn_loop", "pylops_loop")
-    return {"1000 lassos of 50x100": time_cases("1000 lassos of 50x100 to a gap of 1e-3", cases, options, ("1e-3",), min(5, options.repeats))}
+    cases = ("jaxnets_vmap", "scikit_learn_loop", "pylops_loop", "pylops_loop_oracle")
+    return {
+        "1000 lassos of 50x100": time_cases(
+            "1000 lassos of 50x100 to a gap of 1e-3", cases, options, ("1e-3",), min(5, options.repeats)
+        )
+    }
 
 
 BARS = {"a": bar_a, "b": bar_b, "c": bar_c, "d": bar_d, "e": bar_e}
@@ -226,10 +234,9 @@ def profile(results):
     times = {}
     for i, cases in enumerate(results.values()):
         for case, result in cases.items():
-            library = case.removesuffix("_profile").removesuffix("_fft").removesuffix("_greedy")
+            library = case.removesuffix("_profile").removesuffix("_fft")
             row = times.setdefault(library, np.full(len(results), np.inf))
-            if result["steps"] is not None:
-                row[i] = min(row[i], result["median"])
+            row[i] = min(row[i], result["median"])
     fastest = np.min(list(times.values()), axis=0)
     return {library: row / fastest for library, row in times.items()}
 
@@ -243,7 +250,9 @@ def draw_profile(ratios, accuracy):
             axis.step([1, *solved, end], [0, *range(1, len(solved) + 1), len(solved)], where="post", label=library)
         axis.set_xscale("log")
         axis.set(
-            xlabel="time over that of the fastest", ylabel="problems solved", title=f"{len(PROFILE)} problems to {accuracy:g} of the objective"
+            xlabel="time over that of the fastest",
+            ylabel="problems solved",
+            title=f"{len(PROFILE)} problems to {accuracy:g} of the objective",
         )
         axis.legend(loc="lower right")
 
@@ -257,10 +266,16 @@ def table(results):
         for name, timed in cases.items():
             ours = next(iter(timed.values()))["median"]
             for case, result in timed.items():
-                facts = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items() if k not in ("median", "low", "high"))
+                facts = ", ".join(
+                    f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
+                    for k, v in result.items()
+                    if k not in ("median", "low", "high")
+                )
                 low, median, high = (1e3 * result[k] for k in ("low", "median", "high"))
                 solver = case.removesuffix("_profile").replace("_", " ")
-                lines.append(f"| {name} | {solver} | {median:.2f} ({low:.2f}, {high:.2f}) | {result['median'] / ours:.2f} | {facts} |")
+                lines.append(
+                    f"| {name} | {solver} | {median:.2f} ({low:.2f}, {high:.2f}) | {result['median'] / ours:.2f} | {facts} |"
+                )
     return "\n".join(lines)
 
 
@@ -271,7 +286,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--accuracy", type=float, default=1e-5, help="of the objective, for d")
     parser.add_argument("--scico-python", default=sys.executable, help="interpreter that has scico")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()), help="folder for the table, JSON and PNG")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()), help="folder for the table, JSON and PNG"
+    )
     options = parser.parse_args()
     results = {letter: BARS[letter](options) for letter in options.only.split(",")}
     options.out.mkdir(parents=True, exist_ok=True)

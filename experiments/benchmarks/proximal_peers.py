@@ -1,7 +1,9 @@
-"""The problems of `proximal.py` as the peers state them, each in its fastest form found, every option that costs time switched off.
+"""The problems of `proximal.py` as the peers state them: each in its fastest form found, options that cost time switched off.
 
-All but the last four get the same step size. pylops computes its objective at every step, one more application of A: it can't be told not to.
+Each function is a case of `compare`, or makes one. pylops computes its objective at every step, one more pass over A, unasked.
 """
+
+import functools
 
 import numpy as np
 
@@ -12,7 +14,7 @@ def _float32(problem):
     return problem.data.astype(np.float32), problem.y.astype(np.float32)
 
 
-# --- pylops and pyproximal --------------------------------------------------------------------------------------------------------
+# --- pylops and pyproximal ---
 
 
 def _pylops_operator(problem):
@@ -63,7 +65,7 @@ def pyproximal(problem, L):
     nonsmooth = L21(ndim=problem.shape[0], sigma=problem.weight) if problem.group else L1(sigma=problem.weight)
 
     def options():
-        # Its momentum "fista" turns everything into float64 (a numpy scalar), twice as slow or more; this one has the same rate.
+        # Its momentum "fista" is a numpy scalar that turns everything into float64; this one has the same rate.
         x0 = np.zeros(operator.shape[1], np.float32)
         return {"proxf": smooth, "proxg": nonsmooth, "x0": x0, "tau": 1 / L, "acceleration": "vandenberghe"}
 
@@ -80,7 +82,7 @@ def pyproximal(problem, L):
     return problems.Solver(run, iterates)
 
 
-# --- jaxopt and scico -------------------------------------------------------------------------------------------------------------
+# --- jaxopt and scico ---
 
 
 def _jax_forward(kind, fft):
@@ -155,7 +157,9 @@ def scico(problem, L, fft=False):
     if problem.kind == "dense":
         operator = linop.MatrixOperator(data)
     else:
-        operator = linop.LinearOperator(problem.shape, y.shape, eval_fn=lambda x: forward(data, x), input_dtype=jnp.float32, jit=True)
+        operator = linop.LinearOperator(
+            problem.shape, y.shape, eval_fn=lambda x: forward(data, x), input_dtype=jnp.float32, jit=True
+        )
     smooth = loss.SquaredL2Loss(y, operator)
     nonsmooth = float(problem.weight) * (functional.L21Norm(l2_axis=0) if problem.group else functional.L1Norm())
     quiet = {"fields": {"Iter": "%d"}, "itstat_func": lambda solver: (solver.itnum,)}
@@ -207,7 +211,11 @@ def scico_fft_profile(arguments):
     return problems.prepare(scico_fft, arguments)
 
 
-# --- coordinate descent -----------------------------------------------------------------------------------------------------------
+# --- coordinate descent ---
+
+
+def _coefficients(model, a, y):
+    return model.fit(a, y).coef_
 
 
 def _to_gap(name, Lasso, gap, **options):
@@ -217,9 +225,9 @@ def _to_gap(name, Lasso, gap, **options):
     a, rows = np.asfortranarray(data), len(y)
     for tolerance in 10.0 ** -np.arange(1, 10, 1 / 3):
         model = Lasso(alpha=problem.weight / rows, fit_intercept=False, tol=tolerance, **options)
-        reached = problem.gap(model.fit(a, y).coef_)
+        reached = problem.gap(_coefficients(model, a, y))
         if reached <= gap:
-            return lambda: model.fit(a, y).coef_, {"tolerance": tolerance, "gap": reached}
+            return functools.partial(_coefficients, model, a, y), {"tolerance": tolerance, "gap": reached}
     return problems.nothing, {"gap": None}
 
 
@@ -241,7 +249,11 @@ def skglm(name, gap):
     return _to_gap(name, Lasso, float(gap))
 
 
-# --- many small problems ----------------------------------------------------------------------------------------------------------
+# --- many small problems ---
+
+
+def _all_coefficients(models, a, y):
+    return np.stack([_coefficients(*case) for case in zip(models, a, y, strict=True)])
 
 
 def scikit_learn_loop(gap):
@@ -252,42 +264,38 @@ def scikit_learn_loop(gap):
     for tolerance in 10.0 ** -np.arange(1, 8, 1 / 3):
         models = [Lasso(alpha=w / 50, fit_intercept=False, tol=tolerance, copy_X=False) for w in weight]
 
-        def run():
-            return np.stack([model.fit(*data).coef_ for model, *data in zip(models, a, y, strict=True)])
-
+        run = functools.partial(_all_coefficients, models, a, y)
         reached = problems.small_gaps(run()).max()
         if reached <= float(gap):
             return run, {"tolerance": tolerance, "gap": reached}
     return problems.nothing, {"gap": None}
 
 
-def pylops_loop(gap):
-    """Each problem is stopped after the fewest steps that reach its gap, as if an oracle told."""
+def pylops_loop(gap, oracle=False):
+    """One number of steps for all problems, the fewest that brings each to the gap; with an oracle, each problem its own."""
     import pylops
     from pylops.optimization.cls_sparsity import FISTA
 
     a, y, weight = problems.small_problems()
     operators = [pylops.MatrixMult(matrix, dtype="float32") for matrix in a]
-    steps_sizes = 1 / (1.02 * np.linalg.norm(a, 2, (1, 2)) ** 2)
+    step_sizes = 1 / (1.02 * np.linalg.norm(a, 2, (1, 2)) ** 2)
     options = [
-        {"eps": float(2 * w), "alpha": float(s), "tol": 0.0, "preallocate": True} for w, s in zip(weight, steps_sizes, strict=True)
+        {"eps": float(2 * w), "alpha": float(s), "tol": 0.0, "preallocate": True}
+        for w, s in zip(weight, step_sizes, strict=True)
     ]
-    steps, answers = np.zeros(len(a), int), np.zeros((len(a), 100))
-    states = []
-    for operator, data, option in zip(operators, y, options, strict=True):
-        solver = FISTA(operator)
-        x = solver.setup(data, x0=np.zeros(100, np.float32), niter=problems.MAX_STEPS, **option)
-        states.append((solver, x, x.copy()))
-    for k in range(1, 300):
-        open_ = np.flatnonzero(steps == 0)
-        if not open_.size:
+    solvers = [FISTA(operator) for operator in operators]
+    x = [s.setup(v, x0=np.zeros(100, np.float32), niter=1000, **o) for s, v, o in zip(solvers, y, options, strict=True)]
+    z, steps, answers = [v.copy() for v in x], np.zeros(len(a), int), np.zeros((len(a), 100))
+    for k in range(1, 1000):
+        unfinished = np.flatnonzero(steps == 0)
+        if not unfinished.size:
             break
-        for i in open_:
-            solver, x, z = states[i]
-            states[i] = (solver, *solver.step(x, z)[:2])
-            answers[i] = states[i][1]
-        reached = problems.small_gaps(answers)
-        steps[open_] = np.where(reached[open_] <= float(gap), k, 0)
+        for i in unfinished:
+            x[i], z[i], _ = solvers[i].step(x[i], z[i])
+            answers[i] = x[i]
+        steps[unfinished] = np.where(problems.small_gaps(answers)[unfinished] <= float(gap), k, 0)
+    if not oracle:
+        steps[:] = steps.max()
 
     def run():
         return np.stack(
@@ -298,3 +306,7 @@ def pylops_loop(gap):
         )
 
     return run, {"steps": float(steps.mean()), "gap": float(problems.small_gaps(run()).max())}
+
+
+def pylops_loop_oracle(gap):
+    return pylops_loop(gap, oracle=True)

@@ -17,7 +17,7 @@ MAX_STEPS = 3000  # of a method that is looked at step by step
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """`data` defines the operator: a matrix, a wavelet (convolution of traces, time zero at its center) or a mask (of an image made from its DCT)."""
+    """`data` is a matrix, a wavelet (its time zero at the center) or the mask of an image that is made from its DCT."""
 
     kind: str  # dense, convolution, dct
     data: np.ndarray
@@ -103,7 +103,7 @@ def gaussian(rows: int, columns: int, spikes: int, fraction: float, correlation:
 
 
 def deconvolution(traces: int, samples: int, fraction: float, group: bool = False) -> Problem:
-    """A Ricker wavelet of 20 Hz at 4 ms (81 samples), one spike in 20 samples (on all traces at once for `group`), 5 % of noise."""
+    """A Ricker wavelet of 20 Hz at 4 ms (81 samples), spikes on 5 % of the samples (for `group` on all traces at once), 5 % of noise."""
     rng = np.random.default_rng(0)
     u = (np.pi * 20 * 0.004 * np.arange(-40, 41)) ** 2
     spikes = (rng.random((1 if group else traces, samples)) < 0.05) * rng.normal(size=(traces, samples))
@@ -119,12 +119,16 @@ def interpolation(traces: int, samples: int, fraction: float) -> Problem:
     x = (rng.random((traces, samples)) < 0.01) * rng.normal(size=(traces, samples))
     mask = np.broadcast_to(rng.random((traces, 1)) < 0.5, (traces, samples))
     y = scipy.fft.idctn(x, norm="ortho")
-    return _rounded(Problem("dct", mask * 1.0, mask * (y + 0.05 * y.std() * rng.normal(size=y.shape)), (traces, samples), fraction))
+    return _rounded(
+        Problem("dct", mask * 1.0, mask * (y + 0.05 * y.std() * rng.normal(size=y.shape)), (traces, samples), fraction)
+    )
 
 
 def _rounded(problem):
     """The judge sees the float32 numbers that the solvers see."""
-    return dataclasses.replace(problem, **{name: getattr(problem, name).astype(np.float32).astype(np.float64) for name in ("data", "y")})
+    return dataclasses.replace(
+        problem, **{name: getattr(problem, name).astype(np.float32).astype(np.float64) for name in ("data", "y")}
+    )
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -149,7 +153,7 @@ class Solver:
 
 
 def prepare(make: Callable[[Problem, float], Solver], arguments: str):
-    """The case of a solver (`make(problem, L)`) on `{"problem": name, "L": ..., "steps": n}`, or with the target objective instead of the steps."""
+    """The case of a solver on `{"problem": name, "L": ..., "steps": n}`; with a `target` of the objective, its fewest steps."""
     options = json.loads(arguments)
     problem = PROBLEMS[options["problem"]]()
     solver = make(problem, options["L"])
@@ -157,7 +161,7 @@ def prepare(make: Callable[[Problem, float], Solver], arguments: str):
     if steps is None:
         steps = next((k for k, x in enumerate(solver.iterates(), 1) if problem.objective(x) <= options["target"]), None)
     if steps is None:
-        return nothing, {"steps": None}
+        return nothing, {"gap": None}
     run = solver.run(steps)
     x = run()
     return run, {"steps": steps, "objective": problem.objective(x), "gap": problem.gap(x)}

@@ -26,7 +26,7 @@ def draw_section(survey, task, result, figure):
         if survey.wells and name == task.label:
             axes.plot(survey.wells, [survey.delay] * len(survey.wells), "kv", markersize=5, clip_on=False)
     panels[0].set_ylabel("two-way time (s)")
-    figure.colorbar(shown, ax=panels[-1], label=task.unit or None)
+    figure.colorbar(shown, ax=panels[-1], label=task.unit or "amplitude")
 
 
 def draw_wavelet(survey, wavelet, task, result, figure):

@@ -144,11 +144,11 @@ def choose_wavelet(survey: Survey, how: str | float, phase: float) -> Array:
     return wavelet
 
 
-def save(survey: Survey, result: np.ndarray, folder: pathlib.Path, name: str) -> tuple[pathlib.Path, float]:
+def save(survey: Survey, result: Array, folder: pathlib.Path, name: str) -> tuple[pathlib.Path, float]:
     """Writes a result as the data came, SEG-Y with the same headers or .npy; returns its path and the factor on its samples."""
     if survey.path is not None and survey.path.suffix.lower() in SEGY:
         path = folder / f"{name}.sgy"
-        return path, segy.write(path, result, template=survey.path)
+        return path, segy.write(path, np.asarray(result), template=survey.path)
     path = folder / f"{name}.npy"
     np.save(path, result)
     return path, 1.0

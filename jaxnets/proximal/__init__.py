@@ -1,1 +1,1 @@
-"""Proximal-gradient methods: linear operators, proximal operators, FISTA, and gradients of its solutions. Usable alone: needs only jax."""
+"""Proximal-gradient methods: linear operators, proximal operators, FISTA, gradients of its solutions. Needs only jax."""

@@ -7,13 +7,15 @@ symmetric and positive:
 
     (D - D M D) q = D (u + M w),
 
-which conjugate gradients solve without a matrix. For the l1 norm `D` selects the support: what is solved is `A_S^H A_S`.
+which conjugate gradients solve without a matrix. For the l1 norm `D` selects the support: what is solved is `A_S^H A_S`. Where
+a denoiser stands in for a prox, `D` is not symmetric; GMRES solves the first system.
 Source: implicit function theorem; Bertrand et al. (2022), JMLR 23(149); Bolte et al. (2021), arXiv:2106.04350.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.scipy.sparse import linalg
 
 from jaxnets.proximal import tree
 from jaxnets.types import PyTree
@@ -39,7 +41,7 @@ def _attach_jvp(primals, tangents):
     x = attach(x, problem, term, step_size)  # so that this rule has derivatives too
 
     def forward(problem, x):
-        return tree.add_scaled(x, -step_size, problem.gradient(x))
+        return _like(tree.add_scaled(x, -step_size, problem.gradient(x)), x)
 
     v, u = jax.jvp(lambda problem: forward(problem, x), (problem,), (problem_dot,))
     _, w = jax.jvp(lambda term: term.prox(v, step_size), (term,), (term_dot,))
@@ -50,15 +52,31 @@ def _attach_jvp(primals, tangents):
     def D(q):
         return jax.jvp(lambda v: term.prox(v, step_size), (v,), (q,))[1]
 
+    tolerance = 1e-6 if jnp.finfo(tree.real_dtype(x)).eps > 1e-10 else 1e-12
+
+    if not term.kind.symmetric:
+
+        def system(dx):
+            dx = tree.from_real(dx, x)
+            return tree.to_real(tree.subtract(dx, D(M(dx))))
+
+        def solve(system, b):
+            return linalg.gmres(system, b, tol=tolerance, maxiter=MAX_STEPS // 20)[0]  # each of 20 steps
+
+        b = tree.to_real(tree.add(D(u), w))
+        return x, tree.from_real(lax.custom_linear_solve(system, b, solve, transpose_solve=solve), x)
+
     def system(q):
         q = D(tree.from_real(q, x))
         return tree.to_real(tree.subtract(q, D(M(q))))
 
-    tolerance = 1e-6 if jnp.finfo(tree.real_dtype(x)).eps > 1e-10 else 1e-12
-
     def solve(system, b):
-        return jax.scipy.sparse.linalg.cg(system, b, tol=tolerance, maxiter=MAX_STEPS)[0]
+        return linalg.cg(system, b, tol=tolerance, maxiter=MAX_STEPS)[0]
 
     b = tree.to_real(D(tree.add(u, M(w))))
     q = lax.custom_linear_solve(system, b, solve, symmetric=True)
     return x, tree.add(D(tree.from_real(q, x)), w)
+
+
+def _like(a, b):
+    return jax.tree.map(lambda a, b: a.astype(b.dtype), a, b)

@@ -15,7 +15,7 @@ def real_dtype(tree: PyTree) -> jnp.dtype:
 def vdot(a: PyTree, b: PyTree) -> Float[Array, ""]:
     """`Re sum(conj(a) b)` over all leaves."""
     # Products of real parts: a complex product would compute the imaginary half for nothing.
-    parts = jax.tree.map(lambda a, b: jnp.vdot(a.real, b.real) + (jnp.vdot(a.imag, b.imag) if jnp.iscomplexobj(a) else 0), a, b)
+    parts = jax.tree.map(lambda a, b: _dot(a.real, b.real) + (_dot(a.imag, b.imag) if jnp.iscomplexobj(a) else 0), a, b)
     return jax.tree.reduce(jnp.add, parts)
 
 
@@ -63,3 +63,9 @@ def to_real(a: PyTree) -> PyTree:
 def from_real(parts: PyTree, like: PyTree) -> PyTree:
     """Inverse of `to_real`."""
     return jax.tree.map(lambda leaf, pair: lax.complex(*pair) if jnp.iscomplexobj(leaf) else pair[0], like, parts)
+
+
+def _dot(a, b):
+    """Summed in single precision at least."""
+    dtype = jnp.result_type(a, b)
+    return jnp.vdot(a, b, preferred_element_type=jnp.promote_types(dtype, jnp.float32)).astype(dtype)

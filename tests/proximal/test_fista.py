@@ -309,6 +309,50 @@ def test_a_path_is_its_single_problems_with_fewer_steps():
     assert set(fista.describe(path)) == {"converged"}
 
 
+def test_a_batch_in_float64_is_the_loop_to_1e_6():
+    ys = np.stack([DATA, 0.3 * DATA[::-1], DATA + 1]).astype(np.float64)
+    with jax.disable_jit(False), jax.enable_x64(True):
+        operator = linear.matrix(jnp.asarray(MATRIX, jnp.float64))
+
+        def run(y):
+            problem = fista.least_squares(operator, y)
+            return fista.fista(problem, prox.l1(0.1), jnp.zeros(12), stop=fista.gap(1e-13)).x
+
+        batch, alone = jax.jit(jax.vmap(run))(ys), [jax.jit(run)(y) for y in ys]
+    np.testing.assert_allclose(batch, alone, atol=1e-6)
+
+
+def test_where_nothing_moves_the_step_size_stays_and_the_gradient_is_finite():
+    """The solution 0 is reached at once and the rule never holds: 1100 growing steps would overflow."""
+
+    def run(lam):
+        return solve(DATA, lam, stop=fista.discrepancy(0.1), max_steps=1100)
+
+    with jax.disable_jit(False):
+        solution, slope = jax.jit(lambda lam: (run(lam), jax.grad(lambda lam: jnp.sum(run(lam).x))(lam)))(100.0)
+    assert fista.describe(solution) == "stopped at the limit of steps"
+    assert solution.step_size < 100 / L
+    assert slope == 0
+
+
+def test_a_start_at_the_solution_has_arrived():
+    """Residuals are relative to the gradient at 0, not to that at the start, which is 0 here."""
+    with jax.disable_jit(False):
+        run = jax.jit(lambda x0: fista.fista(fista.least_squares(A, DATA), prox.zero(), x0))
+        cold = run(jnp.zeros(12))
+        warm = run(cold.x)
+    assert fista.describe(warm) == "converged"
+    assert int(warm.steps) < int(cold.steps)
+
+
+def test_barzilai_borwein_from_outside_of_a_constraint_keeps_its_safeguard():
+    options = {"step": fista.barzilai_borwein(), "momentum": fista.none()}
+    problem, term = fista.least_squares(A, jnp.asarray(DATA)), prox.nonnegative()
+    state = fista.init(problem, term, -jnp.ones(12), **options)
+    assert np.isinf(state.reference)
+    assert np.isfinite(fista.step(problem, term, state, **options).reference)
+
+
 def test_unrolled_is_the_run_and_its_derivative_goes_through_the_steps(jit):
     with jax.enable_x64(True):
         operator = linear.matrix(jnp.asarray(MATRIX, jnp.float64))
@@ -349,6 +393,17 @@ def test_every_option_lowers_for_cpu_gpu_and_tpu(options):
     with jax.disable_jit(False):
         batched = jax.jit(jax.vmap(lambda y: solve(y, 0.1, **options)))
         exported = jax.export.export(batched, platforms=["cpu", "cuda", "tpu"])(jax.ShapeDtypeStruct((2, 20), jnp.float32))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+
+
+def test_a_path_and_the_gradient_lower_for_cpu_gpu_and_tpu():
+    def error(y, lambdas):
+        last = jax.grad(lambda lam: jnp.sum(solve(y, lam).x))(lambdas[-1])
+        return last, fista.path(fista.least_squares(A, y), prox.l1, lambdas, jnp.zeros(12)).x
+
+    shapes = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in (20, 3)]
+    with jax.disable_jit(False):
+        exported = jax.export.export(jax.jit(error), platforms=["cpu", "cuda", "tpu"])(*shapes)
     assert exported.platforms == ("cpu", "cuda", "tpu")
 
 

@@ -200,3 +200,38 @@ def test_other_terms_and_losses_agree_with_finite_differences(name):
 
 def _flat(a, x):
     return a @ x.ravel()
+
+
+SMOOTHER = 0.5 * np.eye(12) + np.tril(np.full((12, 12), 0.05), -1)
+
+
+def _smooth(params, v, noise):
+    return params @ v
+
+
+def test_a_denoiser_whose_jacobian_is_not_symmetric_has_the_right_gradient():
+    """The fixed point `x = W (x - s grad f(x))` is linear in y: `(I - W M) x = s W A' y`, in both modes."""
+    s, matrix = 0.3, jnp.asarray(MATRIX)
+    fixed = np.linalg.solve(np.eye(12) - SMOOTHER @ (np.eye(12) - s * MATRIX.T @ MATRIX), s * SMOOTHER @ MATRIX.T)
+    term = prox.plug_and_play(_smooth, jnp.asarray(SMOOTHER)).scaled(2.0)
+
+    def run(y):
+        return implicit.attach(jnp.asarray(fixed @ DATA), fista.least_squares(linear.matrix(matrix), y), term, jnp.asarray(s))
+
+    with jax.disable_jit(False):
+        forward = jax.jit(lambda y, dy: jax.jvp(run, (y,), (dy,))[1])(DATA, DATA)
+        backward = jax.jit(jax.grad(lambda y: jnp.vdot(run(y), DIRECTION)))(DATA)
+    np.testing.assert_allclose(forward, fixed @ DATA, rtol=1e-8)
+    np.testing.assert_allclose(backward, DIRECTION @ fixed, rtol=1e-8)
+
+
+def test_a_start_in_single_precision_has_the_gradient_too():
+    matrix = jnp.asarray(MATRIX)
+
+    def run(y, dtype):
+        problem = fista.least_squares(linear.matrix(matrix), y)
+        return jnp.vdot(fista.fista(problem, prox.l1(LAM), jnp.zeros(12, dtype), max_steps=500).x, DIRECTION)
+
+    with jax.disable_jit(False):
+        single, double = (jax.jit(jax.grad(lambda y, d=dtype: run(y, d)))(DATA) for dtype in (jnp.float32, jnp.float64))
+    np.testing.assert_allclose(single, double, rtol=1e-3, atol=1e-4)

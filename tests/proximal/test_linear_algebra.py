@@ -133,10 +133,18 @@ def test_vmap_over_the_arrays_inside_equals_the_loop():
         np.testing.assert_allclose(backs[i], one.adjoint(y[i]), atol=1e-5)
 
 
+def default_ones_times_sum(x):
+    return jnp.ones(3) * jnp.sum(x)
+
+
 def test_the_output_follows_the_precision_in_force():
+    single = jax.ShapeDtypeStruct((4,), jnp.float32)
+    repeat = linear.operator(default_ones_times_sum, single)
+    assert repeat.output == linear.Structure.of((3,), jnp.float32)
     assert linear.fk((4, 6)).output == linear.Structure.of((4, 4), jnp.complex64)
     with jax.enable_x64(True):
         assert linear.fk((4, 6)).output == linear.Structure.of((4, 4), jnp.complex128)
+        assert repeat.output == linear.Structure.of((3,), jnp.float64)  # not the cached one
 
 
 REFUSED = {

@@ -111,3 +111,55 @@ def test_bad_input_is_named():
 
 def test_it_lowers_for_every_platform():
     jax.export.export(jax.jit(solve), platforms=("cpu", "cuda", "tpu"))(DATA)
+
+
+# Gram matrices that send the sums of their rows' moduli to 0 or, of two columns with correlation -0.95, to the smallest eigenvalue.
+HARD = {
+    "circulant": 2 * np.eye(8) - np.roll(np.eye(8), 1, 0) - np.roll(np.eye(8), -1, 0),
+    "correlated": np.sqrt([[0.975, 0.975], [0.025, 0.025]]) * [[1, -1], [1, 1]],
+    "zero": np.zeros((3, 4)),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_the_step_size_suits_any_gram_matrix(jit, name):
+    a = jnp.asarray(HARD[name], jnp.float32)
+    lasso = fista.least_squares(linear.matrix(a), jnp.cos(jnp.arange(1.0, 1 + len(a))))
+    solve = jit(lambda p: fista.working_set(p, prox.l1(0.1), jnp.ones(a.shape[1]), capacity=a.shape[1], tolerance=1e-5))
+    solution = solve(lasso)
+    assert int(solution.status) == fista.CONVERGED
+    assert int(solution.steps) < 300
+
+
+def test_a_step_size_from_far_below_the_norm_is_halved(monkeypatch):
+    monkeypatch.setattr(linear.analysis, "largest_singular_value", lambda *_, **__: jnp.float32(0.05))
+    solution = jax.jit(lambda y: solve(y))(DATA)
+    assert int(solution.status) == fista.CONVERGED
+    assert relative_gap(solution.x) <= 2e-6
+
+
+def test_of_a_start_with_more_nonzeros_than_capacity_the_largest_are_kept(jit):
+    x0 = jnp.asarray(np.where(TRUTH != 0, TRUTH, 0.01), jnp.float32)
+    rounds = jit(lambda x0: solve(x0=x0))(x0)
+    assert int(rounds.status) == fista.CONVERGED
+    assert relative_gap(rounds.x) <= 2e-6
+    # Certified as it is: the objective is that of the x returned.
+    at_once = jit(lambda x0: solve(x0=x0, tolerance=10.0))(x0)
+    assert int(at_once.steps) == 0
+    x = np.asarray(at_once.x, np.float64)
+    assert np.count_nonzero(x) == CAPACITY
+    np.testing.assert_array_equal(x[TRUTH != 0], 3)
+    expected = 0.5 * np.sum((MATRIX @ x - DATA) ** 2) + LAM * np.abs(x).sum()
+    np.testing.assert_allclose(at_once.objective, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("of_matrix", "of_data"), [("float32", "float64"), ("float64", "float32")])
+def test_everything_has_the_dtype_of_the_matrix(jit, of_matrix, of_data):
+    with jax.enable_x64(True):
+        lasso = fista.least_squares(linear.matrix(jnp.asarray(MATRIX, of_matrix)), jnp.asarray(DATA, of_data))
+        x0, lam = jnp.asarray(TRUTH, of_data), jnp.asarray(LAM, of_data)
+        run = jit(lambda p, lam: fista.working_set(p, prox.l1(lam), x0, capacity=CAPACITY, tolerance=1e-5))
+        solution = run(lasso, lam)
+        assert int(solution.status) == fista.CONVERGED
+        fields = (solution.x, solution.gap, solution.objective, solution.residual, solution.step_size)
+        assert {str(field.dtype) for field in fields} == {of_matrix}

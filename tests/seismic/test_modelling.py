@@ -142,6 +142,9 @@ def test_time_and_depth_are_inverses():
     constant = jnp.full((2, 6), 2000.0)
     np.testing.assert_allclose(modelling.two_way_time(constant, 10)[1], np.arange(6) * 0.01, rtol=1e-6)
     np.testing.assert_allclose(modelling.depth(constant, 0.01)[1], np.arange(6) * 10.0, rtol=1e-6)
+    steps = jnp.array([[1000.0, 2000.0, 4000.0, 9.0]])  # what lies below a sample doesn't count
+    np.testing.assert_allclose(modelling.two_way_time(steps, 10)[0], [0, 0.02, 0.03, 0.035], rtol=1e-6)
+    np.testing.assert_allclose(modelling.depth(steps, 0.01)[0], [0, 5, 15, 35], rtol=1e-6)
     z = np.arange(300) * 5.0
     velocity = jnp.asarray(np.stack([2000 + 0.8 * z, 2500 + 300 * np.sin(z / 200)]), jnp.float32)
     log = jnp.asarray(np.stack([np.sin(z / 90), np.cos(z / 120)]), jnp.float32)

@@ -32,9 +32,9 @@ class State:
     reference: Any  # running mean of the objective (Barzilai-Borwein)
     value: Any  # f(x)
     value_at_zero: Any  # f(0)
-    gradient_norm: Any  # |grad f(x0)|
+    gradient_norm: Any  # |grad f(0)|, the scale of residuals: it doesn't depend on the start, which may be the solution
     objective: Any  # f(x) + g(x)
-    residual: Any  # |x - y| / (step |grad f(x0)|)
+    residual: Any  # |x - y| / (step |grad f(0)|)
     change: Any  # |x - x_prev| / |x|
     gap: Any  # duality gap
     violated: Any  # a step size was too long for descent
@@ -64,7 +64,9 @@ def init(
     step: options.StepSize = options.backtracking(),
     momentum: options.Momentum = options.nesterov(),
 ) -> State:
-    """The state before the first `step`: two passes over the operator, a third where no step size is given.
+    """The state before the first `step`.
+
+    Two passes over the operator, one more where no step size is given, and one where `x0` isn't 0.
 
     Raises:
       ValueError: `x0` not of the shape that the operator takes, integer, or real where the gradient is complex.
@@ -84,7 +86,7 @@ def init(
         "reference": objective,
         "value": value,
         "value_at_zero": problem.loss.value(problem.data, tree.zeros_like(image)),
-        "gradient_norm": _length(gradient),
+        "gradient_norm": _scale(problem, x0, image, gradient),
         "objective": objective,
         "residual": jnp.nan,
         "change": jnp.nan,
@@ -131,7 +133,7 @@ def step(
     moved = tree.subtract(trial.x, state.x)
     moved_image = tree.subtract(trial.image, state.image)
 
-    next_size = _next_size(step, trial)
+    next_size = _next_size(step, state, trial)
     beta, t = momentum.advance(momentum.params, state.t, trial.step_size / next_size, next_size)
     x, image, still = trial.x, trial.image, 0
     if monotone:
@@ -161,7 +163,10 @@ def step(
         step_size=next_size,
         stretch=jnp.where(longer, jnp.maximum(momentum.decay * state.stretch, 1), state.stretch),
         first_length=first_length,
-        reference=step.memory * state.reference + (1 - step.memory) * objective,
+        # From the first finite objective on: a start outside of a constraint has none.
+        reference=jnp.where(
+            jnp.isfinite(state.reference), step.memory * state.reference + (1 - step.memory) * objective, objective
+        ),
         value=value,
         value_at_zero=state.value_at_zero,
         gradient_norm=state.gradient_norm,
@@ -240,12 +245,23 @@ def _bend(problem, step, state, slope, image):
     return 2 * (there - here - tree.vdot(slope, moved)), 20 * jnp.finfo(there.dtype).eps * (jnp.abs(here) + jnp.abs(there))
 
 
-def _next_size(step, trial):
-    """The step size to try next."""
+def _next_size(step, state, trial):
+    """The step size to try next. It grows only where the last one was put to a test: not where nothing moved."""
     if step.rule == "objective":
         secant = trial.distance / jnp.where(trial.bend > 0, trial.bend, jnp.inf)
         return jnp.where(secant > 0, jnp.clip(secant, trial.step_size / 1000, trial.step_size * 1000), trial.step_size)
-    return step.grow * trial.step_size
+    tested = (trial.bend > 0) & (trial.distance > _rounding(state.point))
+    return jnp.where(tested, step.grow, 1) * trial.step_size
+
+
+def _scale(problem, x0, image, gradient):
+    """`|grad f(0)|`, or `|grad f(x0)|` where that is 0 or not defined. No pass over the operator from `x0 = 0`."""
+    start = _length(gradient)
+    away = jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in jax.tree.leaves(x0)]))
+    at_zero = lax.cond(
+        away, lambda: _length(problem.pull(problem.slope(tree.zeros_like(image)))).astype(start.dtype), lambda: start
+    )
+    return jnp.where(jnp.isfinite(at_zero) & (at_zero > 0), at_zero, start)
 
 
 def _inverse_curvature(problem, gradient, image):

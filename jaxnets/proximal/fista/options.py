@@ -43,8 +43,8 @@ def backtracking(initial: Number | None = None, *, shrink: Number = 0.5, grow: N
     The model holds where `|A (x+ - y)|^2 <= |x+ - y|^2 / step` (times the curvature of the loss): a test of differences,
     right in float32 where that of function values isn't. A refusal costs one more `A`. Without `initial` the first trial is
     the inverse curvature along the first gradient, `|g|^2 / |A g|^2`. Growing follows the curvature where the iterates are,
-    which is lower than `|A|^2` (measured: the passes over `A` of four lasso problems fell to 0.42-0.58 of those with a
-    constant `1 / L`, both with restart); `grow=1` never grows.
+    which is lower than `|A|^2`: the four lasso problems of the tests take 29 to 168 products with `A`, with a constant
+    `1 / L` 66 to 288 (float64, to a KKT error of 1e-8, both with restart, 2026-11-22). `grow=1` never grows.
 
     Raises:
       ValueError: `initial <= 0`, `shrink` outside (0, 1), `grow < 1`.
@@ -58,13 +58,13 @@ def backtracking(initial: Number | None = None, *, shrink: Number = 0.5, grow: N
 
 
 def barzilai_borwein(initial: Number | None = None, *, shrink: Number = 0.5, memory: Number = 0.85) -> StepSize:
-    """The inverse curvature along the last step, `|dx|^2 / Re<dx, dgrad>`, for `momentum=none()`: long and short steps in turn.
+    """The inverse curvature along the last step, `|dx|^2 / Re<dx, dgrad>`, for `momentum=none()`.
 
     Safeguard: a step is shrunk until the objective lies below a running mean of the earlier ones, which keeps a share `memory`.
 
     Raises:
       ValueError: `initial <= 0`, `shrink` outside (0, 1), `memory` outside [0, 1).
-    Source: Barzilai & Borwein (1988), doi:10.1093/imanum/8.1.141, eq. 5; safeguard: Zhang & Hager (2004),
+    Source: Barzilai & Borwein (1988), doi:10.1093/imanum/8.1.141; safeguard: Zhang & Hager (2004),
     doi:10.1137/S1052623403428208; with a prox: Wright, Nowak & Figueiredo (2009), doi:10.1109/TSP.2009.2016892.
     """
     _positive("barzilai_borwein", "initial", initial)
@@ -119,7 +119,7 @@ def strongly_convex(mu: Number) -> Momentum:
 
     Raises:
       ValueError: `mu <= 0`.
-    Source: Nesterov (2004), Introductory Lectures on Convex Optimization, eq. 2.2.22.
+    Source: Nesterov (2004), Introductory Lectures on Convex Optimization, section 2.2.1.
     """
     _positive("strongly_convex", "mu", mu)
     return Momentum(_strongly_convex, mu)
@@ -232,7 +232,9 @@ class Stop:
 
 
 def gap(tolerance: Number) -> Stop:
-    """Stop at a duality gap of `tolerance f(0)`, `|y|^2 / 2` for least squares: `F(x) - F*` is certainly smaller.
+    """Stop at a duality gap of `tolerance f(0)`, `|y|^2 / 2` for least squares: up to rounding `F(x) - F*` is certainly smaller.
+
+    Terms that leave a direction unpenalized (`zero`, `nonnegative`, a weight of 0) give no useful bound: use `residual`.
 
     Raises (here or from the solver):
       ValueError: `tolerance < 0`; a term without a conjugate, a problem made by `smooth`.
@@ -242,8 +244,9 @@ def gap(tolerance: Number) -> Stop:
 
 
 def residual(tolerance: Number | None = None) -> Stop:
-    """Stop at an optimality residual `|x+ - y| / step <= tolerance |grad f(x0)|`; by default 1e-5 in float32, 1e-9 in float64.
+    """Stop at an optimality residual `|x+ - y| / step <= tolerance |grad f(0)|`; by default 1e-5 in float32, 1e-9 in float64.
 
+    In 16 bits the default is the root of their unit, 0.09 and 0.03.
     The distance of `0` from `grad f(x+) + dg(x+)` is at most twice `|x+ - y| / step`.
     """
     if tolerance is not None:
@@ -277,8 +280,8 @@ def _gap(tolerance, state):
 
 def _residual(tolerance, state):
     if tolerance is None:
-        # 1e-5 and 1e-9: some 80 and 5e6 units of rounding.
-        tolerance = 1e-5 if jnp.finfo(state.residual.dtype).eps > 1e-10 else 1e-9
+        eps = float(jnp.finfo(state.residual.dtype).eps)
+        tolerance = eps**0.5 if eps > 1e-6 else 1e-5 if eps > 1e-10 else 1e-9
     return state.residual <= tolerance
 
 

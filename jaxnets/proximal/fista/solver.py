@@ -72,6 +72,7 @@ def fista(
     Guarantee of `constant(1 / L)` and `restart=never()`: `F(x_k) - F* <= 2 L |x0 - x*|^2 / (k + 1)^2`. Nothing is raised while
     it runs: look at `status`. Under `vmap` each problem stops on its own. Differentiable in both modes, through the fixed point
     and not the steps (`implicit`), with respect to every array inside `problem` and `term`; the derivative by `x0` is 0.
+    Jit the caller: outside of jit every call compiles its loop anew.
 
     Raises:
       ValueError: `max_steps < 1`; `x0` not of the shape that the operator takes; a stopping rule that needs another problem.

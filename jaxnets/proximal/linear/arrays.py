@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.proximal.linear.operator import Bound, Operator, Structure, from_end
-from jaxnets.types import Array, Bool, Float, Inexact, PyTree
+from jaxnets.proximal.linear.operator import Bound, Operator, Structure, from_end, inexact
+from jaxnets.types import Array, Bool, Float, Num, PyTree
 
 
 def identity(structure: PyTree) -> Operator:
@@ -15,8 +15,9 @@ def identity(structure: PyTree) -> Operator:
     return Operator((), Structure.of(structure), _identity, _identity)
 
 
-def matrix(a: Inexact[Array, "rows columns"], structure: PyTree = None, *, axis: int = -1) -> Operator:
+def matrix(a: Num[Array, "rows columns"], structure: PyTree = None, *, axis: int = -1) -> Operator:
     """`a x`: of a vector, or with a `structure` (one array) along one of its axes."""
+    a = inexact(a)
     if structure is None:
         return Operator(a, Structure.of(a.shape[1], a.dtype), _matrix_vector, _vector_matrix)
     structure = Structure.of(structure, a.dtype)
@@ -28,6 +29,7 @@ def matrix(a: Inexact[Array, "rows columns"], structure: PyTree = None, *, axis:
 
 def diagonal(d: PyTree) -> Operator:
     """`d x`, entry by entry; `d` is an array or any pytree of arrays."""
+    d = inexact(d)
     return Operator(d, Structure.of(d), _multiply, _multiply_conjugate)
 
 
@@ -42,16 +44,28 @@ def mask(keep: Bool[Array, "..."], structure: PyTree = None) -> Operator:
 def restriction(structure: PyTree, index: slice | Sequence[int] | np.ndarray | Array, *, axis: int = -1) -> Operator:
     """`x[..., index]` along an axis: known traces or samples. The adjoint puts them back among zeros (and adds repeated ones).
 
-    A slice is the fastest form. Raises ValueError for indices beyond the axis.
+    A slice is the fastest form; booleans, one per entry, select. Raises ValueError for indices beyond the axis, for another number
+    of booleans and for traced ones.
     """
     structure = Structure.of(structure)
     (axis,) = from_end("restriction", structure, (axis,))
     if isinstance(index, slice):
         return Operator((), structure, Bound(_slice, (index.indices(structure.shape[axis]), axis)))
-    if not isinstance(index, jax.core.Tracer):
-        beyond = [int(i) for i in np.asarray(index) if not -structure.shape[axis] <= i < structure.shape[axis]]
+    entries = structure.shape[axis]
+    if isinstance(index, jax.core.Tracer):
+        if index.dtype == bool:
+            raise ValueError(
+                "restriction: booleans must not be traced, their number of trues is a shape; `mask` keeps the shape."
+            )
+    else:
+        index = np.asarray(index)
+        if index.dtype == bool:
+            if index.shape != (entries,):
+                raise ValueError(f"restriction: expected {entries} booleans, one per entry, got the shape {index.shape}.")
+            index = np.flatnonzero(index)
+        beyond = [int(i) for i in index if not -entries <= i < entries]
         if beyond:
-            raise ValueError(f"restriction: index {beyond[0]} is beyond an axis of {structure.shape[axis]} entries.")
+            raise ValueError(f"restriction: index {beyond[0]} is beyond an axis of {entries} entries.")
     return Operator(jnp.asarray(index), structure, Bound(_take, (axis,)))
 
 
@@ -115,7 +129,7 @@ def _matrix_vector(a, x):
 
 
 def _vector_matrix(a, y):
-    # Never `a.T @ y`: inside a loop it is 11-24x slower on CPU. Conjugating the vector twice is cheaper than the matrix once.
+    # Never `a.T @ y`: inside a loop it is many times slower on CPU. Conjugating the vector twice is cheaper than the matrix once.
     return jnp.conj(jnp.matmul(jnp.conj(y), a, precision=_PRECISION))
 
 

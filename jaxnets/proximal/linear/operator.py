@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +25,10 @@ class Structure:
         """Structure of a pytree of arrays or `jax.ShapeDtypeStruct`; an int or a tuple of them is the shape of one array."""
         if isinstance(example, Structure):
             return example
-        if isinstance(example, int):
+        if isinstance(example, numbers.Integral):
             example = (example,)
-        if isinstance(example, tuple) and all(isinstance(n, int) for n in example):
-            example = jax.ShapeDtypeStruct(example, jnp.result_type(float) if dtype is None else dtype)
+        if isinstance(example, tuple) and all(isinstance(n, numbers.Integral) for n in example):
+            example = jax.ShapeDtypeStruct(tuple(map(int, example)), jnp.result_type(float) if dtype is None else dtype)
         leaves, treedef = jax.tree.flatten(example)
         return cls(treedef, tuple((jnp.shape(leaf), jnp.dtype(jnp.result_type(leaf))) for leaf in leaves))
 
@@ -176,6 +177,12 @@ def from_end(name: str, structure: Structure, axes: tuple[int, ...]) -> tuple[in
     if not all(-dimensions <= axis < dimensions for axis in axes) or len({axis % dimensions for axis in axes}) < len(axes):
         raise ValueError(f"{name}: axes must be different ones of the {dimensions} axes of {structure.shape}, got {axes}.")
     return tuple(axis % dimensions - dimensions for axis in axes)
+
+
+def inexact(params: PyTree) -> PyTree:
+    """Arrays of real or complex numbers; integers become floats, as an adjoint doesn't map into integers."""
+    params = jax.tree.map(jnp.asarray, params)
+    return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.inexact) else a.astype(jnp.result_type(float)), params)
 
 
 # Cached: without jit a solver asks for it at every step. The default dtype is part of the key: the trace depends on it.

@@ -158,7 +158,7 @@ def _split(x, order, axis):
 
 def _merge(y, order, axis):
     """Adjoint of `_split`: `x[2q + s + 1 - N] = sum_t h[s + 2t] low[q - t] + g[s + 2t] high[q - t]`, s = 0, 1."""
-    # By hand because the transpose of strided slices is a sum of dilated pads: 40x slower on CPU, several 100x along two axes.
+    # By hand because the transpose of strided slices is a sum of dilated pads: many times slower on CPU.
     h, g = _filters(order)
     low, high = jnp.split(jnp.moveaxis(y, axis, -1), 2, axis=-1)
     n = low.shape[-1]

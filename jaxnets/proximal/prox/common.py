@@ -1,27 +1,40 @@
-"""What the terms share: checks of plain numbers, parameters broadcast to a tree, norms whose gradient is finite at 0."""
-
-import math
+"""What the terms share: checks of weights, parameters broadcast to a tree, norms whose gradient is finite at 0."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnets.types import PyTree
 
 
-def check_nonnegative(name: str, **values: PyTree) -> None:
-    """Raises ValueError for a plain number that is negative, infinite or NaN; arrays and traced values pass."""
-    for key, value in _plain_numbers(values):
-        if not value >= 0:
-            raise ValueError(f"{name}: {key} must be non-negative, got {value}.")
-        if math.isinf(value):
-            raise ValueError(f"{name}: {key} must be finite, got {value}.")
+def nonnegative(what: str, value: PyTree) -> PyTree:
+    """`value`, weights >= 0. ValueError where one is negative or not finite; NaN where that one is traced, so that it shows."""
+    return jax.tree.map(lambda leaf: _checked(f"{what} must be non-negative and finite", leaf, lambda a: a >= 0), value)
 
 
-def check_positive(name: str, **values: PyTree) -> None:
-    """Raises ValueError for a plain number that is not positive or not finite; arrays and traced values pass."""
-    for key, value in _plain_numbers(values):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: {key} must be positive and finite, got {value}.")
+def positive(what: str, value: PyTree) -> PyTree:
+    """`nonnegative` that refuses 0 too."""
+    return jax.tree.map(lambda leaf: _checked(f"{what} must be positive and finite", leaf, lambda a: a > 0), value)
+
+
+def nonzero(what: str, value: PyTree) -> PyTree:
+    """`nonnegative` that refuses 0 and lets negative numbers pass."""
+    return jax.tree.map(lambda leaf: _checked(f"{what} must be finite and not 0", leaf, lambda a: a * a > 0), value)
+
+
+def concrete(value) -> bool:
+    """Whether it is a number or an array whose elements are known by now."""
+    return isinstance(value, int | float | np.generic | np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer)
+
+
+def _checked(rule, value, rightly_signed):
+    if isinstance(value, jax.core.Tracer):
+        return jnp.where(rightly_signed(value) & (abs(value) < jnp.inf), value, jnp.nan)
+    values = np.ravel(value)
+    wrong = values[~(rightly_signed(values) & (abs(values) < np.inf))]
+    if wrong.size:
+        raise ValueError(f"{rule}, got {wrong[0]}.")
+    return value
 
 
 def check_real(name: str, x: PyTree) -> None:
@@ -29,10 +42,6 @@ def check_real(name: str, x: PyTree) -> None:
     for leaf in jax.tree.leaves(x):
         if jnp.iscomplexobj(leaf):
             raise ValueError(f"{name}: expected real arrays, got {jnp.result_type(leaf)}.")
-
-
-def _plain_numbers(values: dict):
-    return [(key, leaf) for key, value in values.items() for leaf in jax.tree.leaves(value) if isinstance(leaf, int | float)]
 
 
 def leafwise(function, x: PyTree, *params: PyTree) -> PyTree:
@@ -51,8 +60,8 @@ def fit(param, shape: tuple[int, ...]):
 
 
 def total(x: PyTree):
-    """The sum of all elements of all leaves."""
-    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(x))
+    """The sum of all elements of all leaves, in single precision at least."""
+    return sum(jnp.sum(wide(leaf)) for leaf in jax.tree.leaves(x))
 
 
 def largest(x: PyTree):
@@ -71,7 +80,8 @@ def modulus(x):
 
 
 def square(x):
-    """`|x|^2`."""
+    """`|x|^2`, in single precision at least."""
+    x = wide(x)
     return x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x**2
 
 
@@ -113,6 +123,11 @@ def gauge(size, radius):
     return size / jnp.where(size == 0, 1, radius)
 
 
-def indicator(excess, scale=1.0):
-    """0 where `excess <= 0` up to rounding, of a quantity as large as `scale`; inf elsewhere."""
-    return jnp.where(excess <= jnp.finfo(jnp.result_type(excess, float)).eps ** 0.75 * scale, 0.0, jnp.inf)
+def rounding(x: PyTree):
+    """A relative error that rounding in the dtypes of `x` may have added up to."""
+    return max(jnp.finfo(jnp.result_type(leaf, float)).eps for leaf in jax.tree.leaves(x)) ** 0.75
+
+
+def indicator(excess, x: PyTree, scale=1.0):
+    """0 where `excess <= 0` up to the rounding of `x`, of a quantity as large as `scale`; inf elsewhere."""
+    return jnp.where(excess <= rounding(x) * scale, 0.0, jnp.inf)

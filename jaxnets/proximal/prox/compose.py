@@ -25,14 +25,17 @@ def tree(terms: PyTree) -> Term:
 
 def orthogonal(term: Term, operator: Operator) -> Term:
     """`g(W x)` for an orthogonal (unitary) operator: `W^H W = W W^H = 1`, which is not checked. Prox: `W^H prox_g(W v)`."""
-    sizes = [sum(leaf.size for leaf in jax.tree.leaves(side.tree())) for side in (operator.structure, operator.output)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(f"prox.orthogonal: operator must be square, got one from {sizes[0]} to {sizes[1]} elements.")
+    before, after = (_real_numbers(side.tree()) for side in (operator.structure, operator.output))
+    if before != after:
+        raise ValueError(f"prox.orthogonal: operator must be square, got one from {before} to {after} real numbers.")
     return compose((term, operator), _ORTHOGONAL, [term])
 
 
 def translate(term: Term, offset: PyTree) -> Term:
-    """`g(x - offset)`; `offset` is a number, or broadcast to `x`. Prox: `offset + prox_g(v - offset)`."""
+    """`g(x - offset)`; `offset` is a number, or broadcast to `x`. Prox: `offset + prox_g(v - offset)`.
+
+    Of a set much smaller than `offset`, rounding puts the projections outside (value inf); `l2_ball` has a `center` that doesn't.
+    """
     return compose((term, offset), _TRANSLATE, [term])
 
 
@@ -42,15 +45,13 @@ def tilt(term: Term, slope: PyTree) -> Term:
 
 
 def scale(term: Term, factor) -> Term:
-    """`factor g(x)`, `factor > 0`; also `term.scaled(factor)`."""
+    """`factor g(x)`, `factor >= 0`; also `term.scaled(factor)`."""
     return term.scaled(factor)
 
 
 def dilate(term: Term, factor) -> Term:
     """`g(factor x)` for a real number `factor` other than 0. Prox: `prox_g(factor v, factor^2 step) / factor`."""
-    if isinstance(factor, int | float) and not factor * factor > 0:
-        raise ValueError(f"prox.dilate: factor must not be 0, got {factor}.")
-    return compose((term, factor), _DILATE, [term])
+    return compose((term, common.nonzero("prox.dilate: factor", factor)), _DILATE, [term])
 
 
 def plug_and_play(denoiser: Callable, params: PyTree = None, strength=1.0) -> Term:
@@ -60,7 +61,7 @@ def plug_and_play(denoiser: Callable, params: PyTree = None, strength=1.0) -> Te
     It minimizes no known function: the value is 0, so that an objective shows the data misfit, and there is no conjugate.
     Source: Venkatakrishnan, Bouman & Wohlberg (2013), doi:10.1109/GlobalSIP.2013.6737048.
     """
-    common.check_positive("prox.plug_and_play", strength=strength)
+    strength = common.positive("prox.plug_and_play: strength", strength)
     return Term((params, strength, Static(denoiser)), _PLUG_AND_PLAY)
 
 
@@ -68,12 +69,16 @@ def _is_term(node):
     return isinstance(node, Term)
 
 
+def _real_numbers(shapes):
+    return sum(leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in jax.tree.leaves(shapes))
+
+
 def _each(method, terms, x):
     return jax.tree.leaves(jax.tree.map(method, terms, x, is_leaf=_is_term))
 
 
 def _tree_value(terms, x):
-    return sum(_each(Term.value, terms, x))
+    return common.total(_each(Term.value, terms, x))
 
 
 def _tree_prox(terms, v, step):
@@ -81,7 +86,7 @@ def _tree_prox(terms, v, step):
 
 
 def _tree_conjugate(terms, z):
-    return sum(_each(Term.conjugate, terms, z))
+    return common.total(_each(Term.conjugate, terms, z))
 
 
 def _tree_domain(terms, z):
@@ -199,4 +204,4 @@ def _denoiser_prox(options, v, step):
     return denoiser.value(params, v, strength * jnp.sqrt(step))
 
 
-_PLUG_AND_PLAY = Kind(_denoiser_value, _denoiser_prox)
+_PLUG_AND_PLAY = Kind(_denoiser_value, _denoiser_prox, symmetric=False)

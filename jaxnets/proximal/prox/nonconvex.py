@@ -1,5 +1,6 @@
 """Sparser than l1, and not convex: the prox is a global minimizer, and 0 at the threshold, where there are two."""
 
+import jax
 import jax.numpy as jnp
 
 from jaxnets.proximal.prox import common
@@ -12,7 +13,7 @@ def l0(weight: PyTree) -> Term:
 
     Source: Blumensath & Davies (2008), doi:10.1007/s00041-008-9035-z.
     """
-    common.check_nonnegative("prox.l0", weight=weight)
+    weight = common.nonnegative("prox.l0: weight", weight)
     return Term(weight, _L0)
 
 
@@ -21,16 +22,20 @@ def l_half(weight: PyTree) -> Term:
 
     Source: Xu et al. (2012), IEEE Trans. Neural Networks and Learning Systems 23(7), doi:10.1109/TNNLS.2012.2197412.
     """
-    common.check_nonnegative("prox.l_half", weight=weight)
+    weight = common.nonnegative("prox.l_half: weight", weight)
     return Term(weight, _L_HALF)
 
 
 def _l0_value(weight, x):
-    return common.total(common.elementwise(lambda x, w: jnp.where(x == 0, 0, w), x, weight))
+    return common.total(common.elementwise(lambda x, w: w * (x != 0), x, weight))
 
 
 def _l0_prox(weight, v, step):
-    return common.elementwise(lambda v, w: jnp.where(common.square(v) <= 2 * step * w, 0, v), v, weight)
+    return common.elementwise(_hard_threshold, v, jax.tree.map(lambda weight: 2 * step * weight, weight))
+
+
+def _hard_threshold(v, square):
+    return jnp.where((common.square(v) > square) | jnp.isnan(square), v, 0)
 
 
 _L0 = Kind(_l0_value, _l0_prox)

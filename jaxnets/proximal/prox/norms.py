@@ -9,28 +9,29 @@ from jaxnets.types import PyTree
 
 
 def zero() -> Term:
-    """`g(x) = 0`: FISTA with it is plain (accelerated) gradient descent."""
+    """`g(x) = 0`: FISTA with it is plain (accelerated) gradient descent. No duality gap: stop by the residual (see `Kind`)."""
     return Term((), _ZERO)
 
 
 def l1(weight: PyTree) -> Term:
     """`sum weight |x|`, of a complex `x` the modulus; `weight` is a number, or an array or tree that is broadcast to `x`.
 
-    Prox: soft threshold at `weight step`. Source: Donoho (1995), IEEE Trans. Information Theory 41(3), doi:10.1109/18.382009.
+    Prox: soft threshold at `weight step`. Some weights 0: no duality gap, as for `zero`.
+    Source: Donoho (1995), IEEE Trans. Information Theory 41(3), doi:10.1109/18.382009.
     """
-    common.check_nonnegative("prox.l1", weight=weight)
+    weight = common.nonnegative("prox.l1: weight", weight)
     return Term(weight, _L1)
 
 
 def l2(weight: PyTree) -> Term:
     """`weight |x|_2`: the Euclidean norm of all of `x`, not squared. Source: Parikh & Boyd (2014), section 6.5."""
-    common.check_nonnegative("prox.l2", weight=weight)
+    weight = common.nonnegative("prox.l2: weight", weight)
     return Term(weight, _L2)
 
 
 def squared_l2(weight: PyTree) -> Term:
     """`sum weight |x|^2 / 2`; `weight` is a number, or broadcast to `x` as in `l1`. Prox: `v / (1 + weight step)`."""
-    common.check_nonnegative("prox.squared_l2", weight=weight)
+    weight = common.nonnegative("prox.squared_l2: weight", weight)
     return Term(weight, _SQUARED_L2)
 
 
@@ -39,13 +40,13 @@ def group_l21(weight: PyTree, axis: int | tuple[int, ...] = -1) -> Term:
 
     Prox: the block soft threshold. Source: Yuan & Lin (2006), doi:10.1111/j.1467-9868.2005.00532.x.
     """
-    common.check_nonnegative("prox.group_l21", weight=weight)
+    weight = common.nonnegative("prox.group_l21: weight", weight)
     return Term((weight, Static(axis)), _GROUP)
 
 
 def elastic_net(l1: PyTree, l2: PyTree) -> Term:
     """`sum l1 |x| + l2 |x|^2 / 2`; weights as in `l1`. Source: Zou & Hastie (2005), doi:10.1111/j.1467-9868.2005.00503.x."""
-    common.check_nonnegative("prox.elastic_net", l1=l1, l2=l2)
+    l1, l2 = common.nonnegative("prox.elastic_net: l1", l1), common.nonnegative("prox.elastic_net: l2", l2)
     return Term((l1, l2), _ELASTIC_NET)
 
 
@@ -54,8 +55,8 @@ def huber(weight: PyTree, delta: PyTree) -> Term:
 
     Source: Huber (1964), Annals of Mathematical Statistics 35(1), doi:10.1214/aoms/1177703732.
     """
-    common.check_nonnegative("prox.huber", weight=weight)
-    common.check_positive("prox.huber", delta=delta)
+    weight = common.nonnegative("prox.huber: weight", weight)
+    delta = common.positive("prox.huber: delta", delta)
     return Term((weight, delta), _HUBER)
 
 
@@ -72,7 +73,7 @@ def _zero_domain(_, z):
 
 
 def _zero_conjugate(_, z):
-    return common.indicator(_zero_domain(_, z))
+    return common.indicator(_zero_domain(_, z), z)
 
 
 _ZERO = Kind(_zero_value, _zero_prox, _zero_conjugate, _zero_domain, _zero_domain)
@@ -91,7 +92,7 @@ def _l1_dual_norm(weight, z):
 
 
 def _l1_conjugate(weight, z):
-    return common.indicator(_l1_dual_norm(weight, z) - 1)
+    return common.indicator(_l1_dual_norm(weight, z) - 1, z)
 
 
 _L1 = Kind(_l1_value, _l1_prox, _l1_conjugate, _l1_dual_norm, _l1_dual_norm)
@@ -111,7 +112,7 @@ def _l2_dual_norm(weight, z):
 
 
 def _l2_conjugate(weight, z):
-    return common.indicator(_l2_dual_norm(weight, z) - 1)
+    return common.indicator(_l2_dual_norm(weight, z) - 1, z)
 
 
 _L2 = Kind(_l2_value, _l2_prox, _l2_conjugate, _l2_dual_norm, _l2_dual_norm)
@@ -175,7 +176,7 @@ def _group_dual_norm(params, z):
 
 
 def _group_conjugate(params, z):
-    return common.indicator(_group_dual_norm(params, z) - 1)
+    return common.indicator(_group_dual_norm(params, z) - 1, z)
 
 
 _GROUP = Kind(_group_value, _group_prox, _group_conjugate, _group_dual_norm, _group_dual_norm)
@@ -191,7 +192,9 @@ def _elastic_prox(params, v, step):
 
 def _elastic_conjugate(params, z):
     def excess(z, l1, l2):
-        return common.gauge(jnp.maximum(common.modulus(z) - l1, 0) ** 2, 2 * l2)
+        slack = jnp.where(l2 > 0, 0, common.rounding(z) * l1)  # without l2 it is the conjugate of l1: an indicator
+        outside = common.modulus(z) - l1
+        return common.gauge(jnp.where(outside > slack, outside, 0) ** 2, 2 * l2)
 
     return common.total(common.elementwise(excess, z, *params))
 
@@ -229,7 +232,7 @@ def _huber_domain(params, z):
 
 
 def _huber_conjugate(params, z):
-    return _squared_conjugate(params[0], z) + common.indicator(_huber_domain(params, z) - 1)
+    return _squared_conjugate(params[0], z) + common.indicator(_huber_domain(params, z) - 1, z)
 
 
 _HUBER = Kind(_huber_value, _huber_prox, _huber_conjugate, _huber_domain)

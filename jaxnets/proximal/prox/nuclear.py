@@ -13,7 +13,7 @@ def nuclear(weight: PyTree) -> Term:
 
     Prox: soft threshold of the singular values. Source: Cai, Candès & Shen (2010), SIAM J. Optim. 20(4), doi:10.1137/080738970.
     """
-    common.check_nonnegative("prox.nuclear", weight=weight)
+    weight = common.nonnegative("prox.nuclear: weight", weight)
     return Term(weight, _NUCLEAR)
 
 
@@ -45,7 +45,7 @@ def _dual_norm(weight, z):
 
 
 def _conjugate(weight, z):
-    return common.indicator(_dual_norm(weight, z) - 1)
+    return common.indicator(_dual_norm(weight, z) - 1, z)
 
 
 _NUCLEAR = Kind(_value, _prox, _conjugate, _dual_norm, _dual_norm)

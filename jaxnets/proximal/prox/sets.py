@@ -1,9 +1,8 @@
 """Constraints: indicators of convex sets; the prox is the projection. A pytree is one vector: its ball is one of all leaves."""
 
-import math
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnets.proximal.prox import common
 from jaxnets.proximal.prox.term import Kind, Term
@@ -12,44 +11,43 @@ from jaxnets.types import PyTree
 
 def box(lower: PyTree, upper: PyTree) -> Term:
     """`lower <= x <= upper` for a real `x`; a bound is a number (infinite for none), or an array or tree broadcast to `x`."""
-    plain = [value for value in (lower, upper) if isinstance(value, int | float)]
-    if any(math.isnan(value) for value in plain) or (len(plain) == 2 and lower > upper):
+    if common.concrete(lower) and common.concrete(upper) and not np.all(np.asarray(lower) <= np.asarray(upper)):
         raise ValueError(f"prox.box: lower must be at most upper, got {lower} and {upper}.")
     return Term((lower, upper), _BOX)
 
 
 def nonnegative() -> Term:
-    """`x >= 0` for a real `x`."""
+    """`x >= 0` for a real `x`. No duality gap where the gradient has a negative element: stop by the residual (see `Kind`)."""
     return Term((), _NONNEGATIVE)
 
 
 def l1_ball(radius: PyTree) -> Term:
     """`sum |x| <= radius`. Source: Duchi et al. (2008), ICML, doi:10.1145/1390156.1390191."""
-    common.check_nonnegative("prox.l1_ball", radius=radius)
+    radius = common.nonnegative("prox.l1_ball: radius", radius)
     return Term(radius, _L1_BALL)
 
 
 def l2_ball(radius: PyTree, center: PyTree = 0.0) -> Term:
     """`|x - center|_2 <= radius`; `center` is a number, or broadcast to `x`: around data, the discrepancy constraint."""
-    common.check_nonnegative("prox.l2_ball", radius=radius)
+    radius = common.nonnegative("prox.l2_ball: radius", radius)
     return Term((radius, center), _L2_BALL)
 
 
 def linf_ball(radius: PyTree) -> Term:
     """`|x| <= radius` everywhere: of a real `x` the box, of a complex one discs; `radius` as the weight of `l1`."""
-    common.check_nonnegative("prox.linf_ball", radius=radius)
+    radius = common.nonnegative("prox.linf_ball: radius", radius)
     return Term(radius, _LINF_BALL)
 
 
 def simplex(total: PyTree = 1.0) -> Term:
     """`x >= 0` and `sum x = total`, for a real `x`. Source: Condat (2016), doi:10.1007/s10107-015-0946-6 (by sorting)."""
-    common.check_nonnegative("prox.simplex", total=total)
+    total = common.nonnegative("prox.simplex: total", total)
     return Term(total, _SIMPLEX)
 
 
 def _box_value(params, x):
     def outside(x, lower, upper):
-        below, above = common.indicator(lower - x, jnp.abs(lower)), common.indicator(x - upper, jnp.abs(upper))
+        below, above = common.indicator(lower - x, x, jnp.abs(lower)), common.indicator(x - upper, x, jnp.abs(upper))
         return jnp.maximum(below, above)
 
     return common.largest(common.elementwise(outside, x, *params))
@@ -59,7 +57,8 @@ def _box_prox(params, v, step):
     common.check_real("prox.box", v)
 
     def clip(v, lower, upper):  # unlike that of jnp.clip, its derivative in v is 0 at the bounds
-        return jnp.where(v <= lower, lower, jnp.where(v >= upper, upper, v))
+        inside = jnp.where(v <= lower, lower, jnp.where(v >= upper, upper, v))
+        return jnp.where(lower <= upper, inside, jnp.nan)
 
     return common.elementwise(clip, v, *params)
 
@@ -106,24 +105,32 @@ def _flat(x):
 
 
 def _level(sizes, total):
-    """The `level` with `sum max(sizes - level, 0) = total`."""
+    """`top` and `level` with `sum max(sizes - top - level, 0) = total`: in two parts, as exact for large sizes as for small."""
     sizes = common.wide(sizes)
+    top = jax.lax.stop_gradient(jnp.max(sizes))
+    sizes = sizes - top
     fixed = jax.lax.stop_gradient(sizes)
     # The level of the k largest alone is greatest for the right k: no search, and no index to differentiate through.
     descending = -jnp.sort(-fixed)
     levels = (jnp.cumsum(descending) - jax.lax.stop_gradient(total)) / jnp.arange(1, sizes.size + 1)
-    support = fixed >= jnp.minimum(levels.max(), descending[0])  # rounding may lift the level of equal sizes above them all
+    support = fixed >= jnp.minimum(levels.max(), 0)  # rounding may lift the level of equal sizes above them all
     # Once more on the support, which is fixed: differentiable, and without the rounding errors of the cumulative sum.
-    return (jnp.sum(jnp.where(support, sizes, 0)) - total) / jnp.maximum(jnp.sum(support), 1)
+    return top, (jnp.sum(jnp.where(support, sizes, 0)) - total) / jnp.maximum(jnp.sum(support), 1)
 
 
 def _l1_ball_value(radius, x):
-    return common.indicator(common.total(jax.tree.map(common.modulus, x)) - radius, radius)
+    return common.indicator(common.total(jax.tree.map(common.modulus, x)) - radius, x, radius)
 
 
 def _l1_ball_prox(radius, v, step):
-    level = jnp.maximum(_level(_flat(jax.tree.map(common.modulus, v)), radius), 0)
-    return jax.tree.map(lambda v: common.shrink(v, level), v)
+    top, level = _level(_flat(jax.tree.map(common.modulus, v)), radius)
+
+    def shrink(v):
+        size = common.modulus(v) - top - level
+        outside = jnp.where(size <= 0, 0, size * common.direction(v))
+        return jnp.where(top + level <= 0, v, outside)
+
+    return jax.tree.map(shrink, v)
 
 
 def _l1_ball_conjugate(radius, z):
@@ -136,7 +143,8 @@ _L1_BALL = Kind(_l1_ball_value, _l1_ball_prox, _l1_ball_conjugate)
 def _l2_ball_value(params, x):
     radius, center = params
     distance = common.norm(common.elementwise(jnp.subtract, x, center))
-    return common.indicator(distance - radius, radius)
+    scale = radius + common.largest(jax.tree.map(common.modulus, center))  # x - center is rounded like the center
+    return common.indicator(distance - radius, x, scale)
 
 
 def _l2_ball_prox(params, v, step):
@@ -155,7 +163,7 @@ _L2_BALL = Kind(_l2_ball_value, _l2_ball_prox, _l2_ball_conjugate)
 
 
 def _linf_ball_value(radius, x):
-    return common.largest(common.elementwise(lambda x, r: common.indicator(common.modulus(x) - r, r), x, radius))
+    return common.largest(common.elementwise(lambda x, r: common.indicator(common.modulus(x) - r, x, r), x, radius))
 
 
 def _linf_ball_prox(radius, v, step):
@@ -171,13 +179,13 @@ _LINF_BALL = Kind(_linf_ball_value, _linf_ball_prox, _linf_ball_conjugate)
 
 def _simplex_value(total, x):
     x = _flat(x)
-    return common.indicator(jnp.maximum(jnp.abs(jnp.sum(x) - total), -jnp.min(x)), total)
+    return common.indicator(jnp.maximum(jnp.abs(common.total(x) - total), -jnp.min(x)), x, total)
 
 
 def _simplex_prox(total, v, step):
     common.check_real("prox.simplex", v)
-    level = _level(_flat(v), total)
-    return jax.tree.map(lambda v: jnp.where(v <= level, 0, v - level), v)
+    top, level = _level(_flat(v), total)
+    return jax.tree.map(lambda v: jnp.where(v - top <= level, 0, v - top - level), v)
 
 
 def _simplex_conjugate(total, z):

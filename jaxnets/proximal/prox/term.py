@@ -15,13 +15,20 @@ from jaxnets.types import PyTree
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kind:
-    """The functions of a term, each of its parameters first. What a term doesn't have is None."""
+    """The functions of a term, each of its parameters first. What a term doesn't have is None.
+
+    Where `domain` is inf, no multiple of `z` but 0 is a feasible dual point (the domain is a cone, or part of one: `zero`,
+    `nonnegative`, a weight of 0): a duality gap is then that of the point 0, and stays large up to the solution.
+    """
 
     value: Callable  # (params, x) -> g(x); indicators give 0 inside (up to rounding) and inf outside
     prox: Callable  # (params, v, step) -> argmin_x g(x) + |x - v|^2 / (2 step)
     conjugate: Callable | None = None  # (params, z) -> g*(z) = sup_x Re<x, z> - g(x)
     domain: Callable | None = None  # (params, z) -> smallest c >= 0 with g*(z / c) finite; None: g* is finite everywhere
     at_zero: Callable | None = None  # (params, z) -> smallest c >= 0 with z in c dg(0): z = -grad f(0) makes it lambda_max
+    symmetric: bool = (
+        True  # the Jacobian of the prox, as of any function g; not that of a denoiser or of an unfinished iteration
+    )
 
 
 @jax.tree_util.register_static
@@ -80,21 +87,23 @@ class Term:
         return tree.add_scaled(z, -step, self.prox(tree.scale(1 / step, z), 1 / step))
 
     def scaled(self, factor) -> "Term":
-        """`factor g(x)`, `factor > 0`."""
-        common.check_positive("prox.scale", factor=factor)
+        """`factor g(x)`, `factor >= 0`."""
+        factor = common.nonnegative("prox.scale: factor", factor)
         return compose((self, factor), _SCALED, [self])
 
 
 def compose(params: Any, kind: Kind, terms: list[Term]) -> Term:
     """A term of others: it has no conjugate, or no subdifferential at 0, where one of them has none."""
-    dual = all(term.kind.conjugate is not None for term in terms)
-    return Term(params, _restrict(kind, dual, all(term.kind.at_zero is not None for term in terms)))
+    kinds = [term.kind for term in terms]
+    dual, at_zero = (all(getattr(kind, name) is not None for kind in kinds) for name in ("conjugate", "at_zero"))
+    return Term(params, _restrict(kind, dual, at_zero, all(kind.symmetric for kind in kinds)))
 
 
 @functools.cache  # one kind for all terms made alike: kinds are compared by identity
-def _restrict(kind: Kind, dual: bool, at_zero: bool) -> Kind:
+def _restrict(kind: Kind, dual: bool, at_zero: bool, symmetric: bool) -> Kind:
     kind = kind if dual else dataclasses.replace(kind, conjugate=None, domain=None)
-    return kind if at_zero else dataclasses.replace(kind, at_zero=None)
+    kind = kind if at_zero else dataclasses.replace(kind, at_zero=None)
+    return kind if symmetric else dataclasses.replace(kind, symmetric=False)
 
 
 def _real(value, x):
@@ -113,17 +122,17 @@ def _scaled_prox(params, v, step):
 
 def _scaled_conjugate(params, z):
     term, factor = params
-    return factor * term.conjugate(tree.scale(1 / factor, z))
+    return factor * term.conjugate(jax.tree.map(lambda z: common.gauge(z, factor), z))
 
 
 def _scaled_domain(params, z):
     term, factor = params
-    return term.domain(z) / factor
+    return common.gauge(term.domain(z), factor)
 
 
 def _scaled_at_zero(params, z):
     term, factor = params
-    return term.at_zero(z) / factor
+    return common.gauge(term.at_zero(z), factor)
 
 
 _SCALED = Kind(_scaled_value, _scaled_prox, _scaled_conjugate, _scaled_domain, _scaled_at_zero)

@@ -11,21 +11,22 @@ from jaxnets.types import Array, Float, Int, PyTree
 def total_variation(weight: PyTree) -> Term:
     """`weight sum |x[i+1] - x[i]|` along the last axis of a real `x`; `weight` is a number, or broadcast to the other axes.
 
-    The prox is exact up to rounding: rounds of two passes along the axis split it into its constant segments, all at once (8
-    rounds for a noisy random walk of 1000 samples, 11 for 16000, one per sample at worst). Its derivative averages over them.
+    The prox is exact up to rounding: rounds of two passes along the axis split it into its constant segments, all at once:
+    few rounds for most signals, one per sample at worst. Its derivative averages over the segments.
     Source: Darbon & Sigelle (2006), doi:10.1007/s10851-006-8803-0; Hochbaum (2001), J. ACM 48(4), doi:10.1145/502090.502093.
     """
-    common.check_nonnegative("prox.total_variation", weight=weight)
+    weight = common.nonnegative("prox.total_variation: weight", weight)
     return Term(weight, _TOTAL_VARIATION)
 
 
 def total_variation_2d(weight: PyTree, iterations: int = 50, isotropic: bool = True) -> Term:
     """`weight sum |grad x|` over the last two axes of `x`, by forward differences; anisotropic: `|d1 x| + |d2 x|`.
 
-    The prox is inexact: `iterations` steps of the fast projected gradient on the dual, from zero; its derivative is theirs.
+    The prox is inexact: `iterations` steps of the fast projected gradient on the dual, from zero; its derivative is theirs,
+    and not symmetric before they have converged: by 2% after 50 on a random 6 x 6 image, 0.05% after 200.
     Source: Beck & Teboulle (2009), IEEE Trans. Image Processing 18(11), doi:10.1109/TIP.2009.2028250, section IV.
     """
-    common.check_nonnegative("prox.total_variation_2d", weight=weight)
+    weight = common.nonnegative("prox.total_variation_2d: weight", weight)
     if iterations < 1:
         raise ValueError(f"prox.total_variation_2d: iterations must be at least 1, got {iterations}.")
     return Term((weight, Static((iterations, isotropic))), _TOTAL_VARIATION_2D)
@@ -53,16 +54,16 @@ def _prox(weight, v, step):
 
 
 def _domain(weight, z):
-    def dual_norm(z, weight):
-        sums = jnp.cumsum(z, axis=-1)
-        closed = common.indicator(jnp.abs(sums[:, -1]), jnp.sum(jnp.abs(z), axis=-1))  # differences sum to 0
+    def dual_norm(rows, weight):
+        sums = jnp.cumsum(rows, axis=-1)
+        closed = common.indicator(jnp.abs(sums[:, -1]), z, jnp.sum(jnp.abs(rows), axis=-1))  # differences sum to 0
         return closed + jnp.max(common.gauge(jnp.abs(sums[:, :-1]), weight[:, None]), axis=-1, initial=0)
 
     return common.largest(_rows(dual_norm, z, weight))
 
 
 def _conjugate(weight, z):
-    return common.indicator(_domain(weight, z) - 1)
+    return common.indicator(_domain(weight, z) - 1, z)
 
 
 _TOTAL_VARIATION = Kind(_value, _prox, _conjugate, _domain, _domain)
@@ -137,7 +138,7 @@ def _value_2d(params, x):
     _, isotropic = options.value
 
     def leaf(x, weight):
-        return common.fit(weight, x.shape[:-2]) * jnp.sum(_lengths(_gradient(x), isotropic), axis=(0, -2, -1))
+        return common.fit(weight, x.shape[:-2]) * jnp.sum(_lengths(_gradient(common.wide(x)), isotropic), axis=(0, -2, -1))
 
     return common.total(common.leafwise(leaf, x, weight))
 
@@ -168,4 +169,4 @@ def _prox_2d(params, v, step):
     return common.leafwise(leaf, v, weight)
 
 
-_TOTAL_VARIATION_2D = Kind(_value_2d, _prox_2d)
+_TOTAL_VARIATION_2D = Kind(_value_2d, _prox_2d, symmetric=False)
