@@ -1,6 +1,12 @@
 """Seismic inversion by FISTA: from gradient descent to sparse reflectivity, on a synthetic survey or on field data.
 
-TODO claim.
+Measured 2026-11-22, 2 CPU cores, jax 0.10.2, 100 s of CPU time (3 to 5 minutes beside other work), mean and range of seeds 0
+to 2, noise at 10 dB, on traces that are no wells: reflectivity SNR 6.6 dB (6.3 to 7.1), correlation 0.89 (0.88 to 0.90),
+support F1 0.69 (0.66 to 0.72), amplitudes 29 % too small. The same with the wavelet turned by 90 degrees: SNR -2.0 dB,
+correlation 0.00, F1 0.45. LISTA with 16 layers over 16 steps of FISTA at its best weight, 256 held-out traces with noise at
+20 / 15 / 10 / 5 dB: +3.3 (3.2 to 3.4) / 2.2 / 1.2 / 0.6 dB. `--task impedance` (seed 0): SNR 4.2 dB above the background,
+with the turned wavelet -3.2. F3 crop: -6 dB band 5 to 63 Hz before, 4 to 125 Hz (Nyquist) after, at a residual of 24 %; a
+turned wavelet fits as well there (23 %).
 """
 
 import dataclasses
@@ -55,8 +61,19 @@ class Config:
                 checks.positive(self, name)
         if self.traces < 4 or self.samples < 32:
             raise ValueError(f"--traces must be at least 4 and --samples 32, got {self.traces} and {self.samples}")
+        if not isinstance(self.weight, str) and self.weight is not None and self.weight >= 1:
+            raise ValueError(f"--weight must be below 1, the share from which the answer is 0, got {self.weight:g}")
         if self.batch > self.examples:
             raise ValueError(f"--batch must be at most --examples ({self.examples}), got {self.batch}")
+        # What would do nothing, or harm, is refused.
+        if self.data == "synthetic" and (self.interval or self.balance):
+            raise ValueError("--interval and --balance are for field data (--data FILE)")
+        if self.task not in tasks.WITH_WAVELET and (self.wavelet or self.phase):
+            raise ValueError(f"--wavelet and --phase are not for --task {self.task}, which needs no wavelet")
+        if self.task != "impedance" and self.regularize != "l1":
+            raise ValueError(f"--regularize {self.regularize} is for --task impedance")
+        if self.debias and (self.task not in tasks.WITH_WAVELET or self.regularize != "l1"):
+            raise ValueError("--debias is for sparse reflections: --task deconvolve, or impedance with --regularize l1")
 
 
 PRESETS = {
@@ -162,7 +179,8 @@ def describe(
     run.print(f"wrote {path.name}" + ("" if scale == 1 else f", samples times {scale:g}"))
     run.figure("section", functools.partial(figures.draw_section, data, task, section), size=(10, 3.6), gallery=gallery)
     run.figure("traces", functools.partial(figures.draw_traces, data, task, section, solved.predicted), size=(10, 4))
-    return {f"{when}_{name}": edge for when, edges in (("before", before), ("after", after)) for name, edge in edges.items()}
+    spectra = {f"{when}_{name}": edge for when, edges in (("before", before), ("after", after)) for name, edge in edges.items()}
+    return spectra | {"factor_of_file": scale}
 
 
 def reached(run: Run, curves: dict[str, np.ndarray]) -> dict[str, float]:

@@ -31,6 +31,7 @@ import json
 import pathlib
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -159,7 +160,7 @@ def time_cases(title, cases, options, arguments, repeats=None):
         module = OURS if case.startswith("jaxnets") else PEERS
         python = options.scico_python if case.startswith("scico") else sys.executable
         workers[case] = compare.Worker(module, case, python, arguments, options.cores)
-    facts = {case: worker.facts for case, worker in workers.items()}
+    facts: dict[str, Any] = {case: worker.facts for case, worker in workers.items()}
     able = {case: workers[case] for case, fact in facts.items() if fact is not None and fact["gap"] is not None}
     timings = compare.alternate(able, repeats or options.repeats)
     for worker in workers.values():

@@ -103,7 +103,7 @@ def gaussian(rows: int, columns: int, spikes: int, fraction: float, correlation:
 
 
 def deconvolution(traces: int, samples: int, fraction: float, group: bool = False) -> Problem:
-    """A Ricker wavelet of 20 Hz at 4 ms (81 samples), spikes on 5 % of the samples (for `group` on all traces at once), 5 % of noise."""
+    """A Ricker wavelet of 20 Hz at 4 ms (81 samples), 5 % spikes (for `group` on all traces at once), 5 % of noise."""
     rng = np.random.default_rng(0)
     u = (np.pi * 20 * 0.004 * np.arange(-40, 41)) ** 2
     spikes = (rng.random((1 if group else traces, samples)) < 0.05) * rng.normal(size=(traces, samples))

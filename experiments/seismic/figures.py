@@ -11,6 +11,8 @@ def draw_section(survey, task, result, figure):
     images = {"data": np.asarray(task.before), task.label: task.scale * np.asarray(result)}
     if task.truth is not None:
         images[f"true {task.label}" if task.truth is not survey.traces else "true"] = task.scale * np.asarray(task.truth)
+    first, last = survey.shown or (0, len(survey.traces))
+    images = {name: image[first:last] for name, image in images.items()}
     largest = np.percentile(np.abs(images["data"]), 98.5)
     symmetric = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
     results = np.concatenate([images[name].ravel() for name in list(images)[1:]])
@@ -19,7 +21,11 @@ def draw_section(survey, task, result, figure):
     shown = None
     for i, (axes, (name, image)) in enumerate(zip(panels, images.items(), strict=True)):
         shown = axes.imshow(
-            image.T, aspect="auto", extent=_extent(survey), interpolation="antialiased", **(others if i else symmetric)
+            image.T,
+            aspect="auto",
+            extent=_extent(survey, first, last),
+            interpolation="antialiased",
+            **(others if i else symmetric),
         )
         axes.set(title=name + " (▼ wells)" * (bool(survey.wells) and name == task.label), xlabel="trace")
         axes.grid(False)
@@ -53,7 +59,10 @@ def draw_wavelet(survey, wavelet, task, result, figure):
 
 
 def draw_traces(survey, task, result, predicted, figure):
-    """A few traces: what was recorded and what the result predicts, and beside it the result over the well's truth."""
+    """A few traces: what was recorded and what the result predicts, and beside it the result over the truth there.
+
+    Each of them is a well that the inversion has not seen.
+    """
     count = len(survey.traces)
     chosen = [int(i) for i in survey.judged[np.linspace(0, len(survey.judged) - 1, 5).astype(int)[1:-1]]]
     time = survey.delay + survey.interval * np.arange(survey.traces.shape[-1])
@@ -102,7 +111,7 @@ def draw_noise(levels, found, figure):
     axes.legend()
 
 
-def _extent(survey):
-    traces, samples = survey.traces.shape
+def _extent(survey, first, last):
+    samples = survey.traces.shape[-1]
     half = survey.interval / 2
-    return (-0.5, traces - 0.5, survey.delay + samples * survey.interval - half, survey.delay - half)
+    return (first - 0.5, last - 0.5, survey.delay + samples * survey.interval - half, survey.delay - half)

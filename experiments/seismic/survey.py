@@ -1,12 +1,14 @@
 """The data: a synthetic survey with its truth, or field data; the wavelet, and files for the results."""
 
 import dataclasses
+import io
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.harness import run
 from jaxnets.seismic import modelling, segy, wavelets
 from jaxnets.types import Array, InputError
 
@@ -30,6 +32,7 @@ class Survey:
     impedance: Array | None = None
     wavelet: Array | None = None
     wells: tuple[int, ...] = ()
+    shown: tuple[int, int] | None = None  # first and last (exclusive) trace of figures, None: all
 
     @property
     def synthetic(self) -> bool:
@@ -84,7 +87,12 @@ def field(path: str, *, interval: float | None, balance: float | None) -> tuple[
     """
     file = pathlib.Path(path)
     if file.suffix.lower() in SEGY:
-        found = segy.read(file)
+        try:
+            found = segy.read(file)
+        except InputError:
+            if interval is None:
+                raise
+            found = segy.read(file, interval=interval)  # where the headers say nothing, or contradict each other
         if interval is not None and abs(found.interval - interval) > 1e-3 * interval:
             raise InputError(f"--interval {interval:g}: {path} is sampled every {found.interval:g} s")
     elif file.suffix.lower() == ".npy":
@@ -95,20 +103,33 @@ def field(path: str, *, interval: float | None, balance: float | None) -> tuple[
     if traces.shape[-1] < 16 or not traces.any():
         what = f"{traces.shape[-1]} samples" if traces.any() else "zeros only"
         raise InputError(f"--data {path}: expected traces of at least 16 samples that are not all zero, got {what}")
-    gain = amplitude(traces, round(balance / found.interval)) if balance else float(np.sqrt(np.mean(traces**2)))
+    sizes = np.abs(traces).astype(float)  # squares of null values such as 1e30 overflow in single precision
+    for trace in np.flatnonzero(sizes.max(axis=1) > 1e6 * np.median(sizes[sizes > 0]))[:1]:
+        size = sizes[trace].max()
+        raise InputError(f"--data {path}: trace {trace} reaches {size:g}, a million times the median sample: null values?")
+    if balance and not 5 * found.interval <= balance <= traces.shape[-1] * found.interval:
+        longest = traces.shape[-1] * found.interval
+        raise InputError(f"--balance {balance:g}: expected a window from {5 * found.interval:g} to {longest:g} s")
+    gain = amplitude(sizes, round(balance / found.interval)) if balance else float(np.sqrt(np.mean(sizes**2)))
     scaled = jnp.asarray(traces / gain, np.float32)
-    return Survey(scaled, found.interval, found.delay, gain, file), found.notes
+    lines = getattr(found, "grid", None)
+    if lines is None or 1 in lines[:2]:
+        return Survey(scaled, found.interval, found.delay, gain, file), found.notes
+    per_line = len(traces) // lines[0 if found.sorting == "inline" else 1]
+    middle = len(traces) // per_line // 2 * per_line
+    note = f"{len(traces) // per_line} lines of {per_line} traces, taken one after the other; figures show the middle line"
+    return Survey(scaled, found.interval, found.delay, gain, file, shown=(middle, middle + per_line)), (*found.notes, note)
 
 
 def amplitude(traces: np.ndarray, window: int) -> np.ndarray:
-    """Root mean square over a window (Hann) of each trace, never below 1 % of the whole section's."""
+    """Root mean square over a window (Hann) of each trace, never below 3 % of the whole section's."""
     kernel = np.hanning(min(max(window, 1), traces.shape[-1]) + 2)[1:-1]
 
     def smooth(trace):
         return np.convolve(trace, kernel, mode="same")
 
     energy = np.stack([smooth(trace**2) for trace in traces]) / smooth(np.ones(traces.shape[-1]))
-    return np.sqrt(np.maximum(energy, 1e-4 * np.mean(traces**2))).astype(np.float32)
+    return np.sqrt(np.maximum(energy, 1e-3 * np.mean(traces**2)))
 
 
 def choose_wavelet(survey: Survey, how: str | float, phase: float) -> Array:
@@ -150,5 +171,7 @@ def save(survey: Survey, result: Array, folder: pathlib.Path, name: str) -> tupl
         path = folder / f"{name}.sgy"
         return path, segy.write(path, np.asarray(result), template=survey.path)
     path = folder / f"{name}.npy"
-    np.save(path, result)
+    content = io.BytesIO()
+    np.save(content, np.asarray(result))
+    run.write(path, content.getvalue())
     return path, 1.0

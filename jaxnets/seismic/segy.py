@@ -22,6 +22,7 @@ PathLike: TypeAlias = str | os.PathLike[str]
 LIMIT = 2**32  # bytes a file may have, unless the caller says otherwise: 4 GiB
 TEXT, BINARY, TRACE = 3200, 400, 240  # bytes of the headers
 BYTES = {1: 4, 2: 4, 3: 2, 5: 4, 8: 1}  # per sample, by format code: IBM float, int32, int16, IEEE float, int8
+POWERS = (1, 10, 100, 1000, 10_000)  # scalars of times
 INTEGERS = {2: np.int32, 3: np.int16, 8: np.int8}
 
 
@@ -63,6 +64,7 @@ def read(
     path: PathLike, *, interval: int | float | None = None, inline: int = 189, crossline: int = 193, limit: int = LIMIT
 ) -> Survey:
     """A SEG-Y file of either byte order. `interval` in s overrules the headers; `inline` and `crossline` are byte positions.
+    Samples become float32: int32 ones beyond 2^24 are rounded.
 
     The file's size must be that of whole traces of the length that the binary header states: checked before anything is read.
 
@@ -82,27 +84,25 @@ def read(
             return np.asarray(file.attributes(position)[:], np.int32)
 
         lengths, intervals = word(fields.TRACE_SAMPLE_COUNT), word(fields.TRACE_SAMPLE_INTERVAL)
-        scalar = word(fields.SourceGroupScalar).astype(np.float64)
+        factor, time_scalar = _factor(word(fields.SourceGroupScalar)), word(fields.ScalarTraceHeader)
         inlines, crosslines, offsets = word(inline), word(crossline), word(fields.offset)
         x, y = word(fields.CDP_X), word(fields.CDP_Y)
-        delays = word(fields.DelayRecordingTime)
-        text = bytes(file.text[0]).decode("ascii", "replace")
+        # Revision 1 has powers of 10 only; in older files the two bytes may hold anything.
+        delays = word(fields.DelayRecordingTime) * _factor(np.where(np.isin(abs(time_scalar), POWERS), time_scalar, 1))
         stated = int(file.bin[segyio.BinField.Interval])
-    # A factor where it is positive, a divisor where it is negative, 1 where it is 0.
-    factor = np.where(scalar < 0, -1 / np.where(scalar == 0, 1, scalar), np.where(scalar == 0, 1, scalar))
     _check_finite(path, traces)
     grid, sorting = _grid(inlines, crosslines, offsets)
     return Survey(
         path=os.fspath(path),
         traces=traces,
         interval=_interval(path, stated, intervals) if interval is None else float(interval),
-        delay=int(delays[0]) / 1000,
+        delay=float(delays[0]) / 1000,
         inlines=inlines,
         crosslines=crosslines,
         offsets=offsets,
         x=x * factor,
         y=y * factor,
-        text="\n".join(text[i : i + 80].rstrip() for i in range(0, len(text), 80)),
+        text=_text(path),
         sample_format=layout.sample_format,
         grid=grid,
         sorting=sorting,
@@ -233,17 +233,31 @@ def _check_size(path: PathLike, limit: int) -> int:
     return size
 
 
+def _text(path: PathLike) -> str:
+    """The 40 lines of the textual header, in EBCDIC (whose blank is ASCII's @) or, against the standard, in ASCII."""
+    with open(path, "rb") as stream:
+        raw = stream.read(TEXT)
+    text = raw.decode("ascii" if raw.count(b" ") >= raw.count(b"@") else "cp037", "replace")
+    return "\n".join(text[i : i + 80].rstrip() for i in range(0, TEXT, 80))
+
+
+def _factor(scalar: np.ndarray) -> np.ndarray:
+    """A factor where it is positive, a divisor where it is negative, 1 where it is 0."""
+    scalar = np.where(scalar == 0, 1.0, scalar)
+    return np.where(scalar < 0, -1 / scalar, scalar)
+
+
 def _interval(path: PathLike, stated: int, intervals: np.ndarray) -> float:
     """In s, from the µs of the binary header and of each trace's, where a 0 says nothing."""
-    said = sorted({int(value) for value in (stated, *np.unique(intervals)) if value != 0})
-    if len(said) != 1 or said[0] < 0:
+    said = sorted({int(value) % 2**16 for value in (stated, *np.unique(intervals)) if value != 0})  # unsigned
+    if len(said) != 1:
         got = f"{', '.join(map(str, said))} µs" if said else "none"
         raise InputError(f"{path}: expected one sample interval in its headers, got {got}; state it by `interval` (s).")
     return said[0] / 1e6
 
 
 def _length_notes(path: PathLike, lengths: np.ndarray, samples: int) -> tuple[str, ...]:
-    said = np.unique(lengths)
+    said = np.unique(lengths % 2**16)  # unsigned, as in the binary header
     if len(said) > 1:
         raise InputError(f"{path}: expected traces of one length, got headers that state {said[0]} to {said[-1]} samples.")
     if said[0] in (0, samples):
@@ -254,7 +268,7 @@ def _length_notes(path: PathLike, lengths: np.ndarray, samples: int) -> tuple[st
 def _delay_notes(delays: np.ndarray) -> tuple[str, ...]:
     if (delays == delays[0]).all():
         return ()
-    return (f"traces start at different times, {delays.min()} to {delays.max()} ms; their samples were not aligned",)
+    return (f"traces start at different times, {delays.min():g} to {delays.max():g} ms; their samples were not aligned",)
 
 
 def _grid(inlines: np.ndarray, crosslines: np.ndarray, offsets: np.ndarray) -> tuple[tuple[int, int, int] | None, str | None]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnets.seismic import checks
 from jaxnets.seismic.checks import Scalar
-from jaxnets.types import Array, Float
+from jaxnets.types import Array, Float, InputError
 
 
 def time_axis(samples: int, interval: Scalar) -> Float[Array, " time"]:
@@ -146,7 +146,8 @@ def spectrum(traces: Float[Array, "*trace time"], interval: Scalar, *, samples: 
     power = jnp.abs(jnp.fft.rfft(traces, samples)) ** 2
     power = power.reshape(-1, power.shape[-1]).mean(axis=0)
     frequency = jnp.fft.rfftfreq(samples).astype(traces.dtype) / interval
-    return Spectrum(frequency, 10 * jnp.log10(jnp.maximum(power / power.max(), 1e-20)))
+    peak = power.max()
+    return Spectrum(frequency, 10 * jnp.log10(jnp.maximum(power / jnp.where(peak > 0, peak, 1), 1e-20)))
 
 
 def dominant_frequency(spectrum: Spectrum) -> Float[Array, ""]:
@@ -157,6 +158,8 @@ def dominant_frequency(spectrum: Spectrum) -> Float[Array, ""]:
 def bandwidth(spectrum: Spectrum, level: Scalar = -6.0) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Lowest and highest frequency in Hz whose amplitude is at least `level` dB re the peak. A gap between them counts as band.
 
+    NaN for a spectrum without any, that of zeros.
+
     Raises:
       ValueError: `level >= 0`.
     """
@@ -164,7 +167,7 @@ def bandwidth(spectrum: Spectrum, level: Scalar = -6.0) -> tuple[Float[Array, ""
     inside = spectrum.decibels >= level
     low = spectrum.frequency[jnp.argmax(inside)]
     high = spectrum.frequency[inside.size - 1 - jnp.argmax(inside[::-1])]
-    return low, high
+    return jnp.where(inside.any(), low, jnp.nan), jnp.where(inside.any(), high, jnp.nan)
 
 
 def estimate_least_squares(
@@ -201,11 +204,13 @@ def estimate_statistical(
 
     Raises:
       ValueError: `samples` even, or longer than the traces; `lags` not in `[2, time]`.
+      InputError: traces of zeros only.
     Source: Robinson & Treitel (1980), Geophysical Signal Analysis, ch. 6; Parzen (1961), Technometrics 3(2) (window).
     """
     time = traces.shape[-1]
     _check_samples("estimate_statistical", samples, time)
     lags = samples if lags is None else lags
+    _check_signal("estimate_statistical", traces)
     checks.option("estimate_statistical", f"lags must be between 2 and the {time} samples of a trace", lags, 2 <= lags <= time)
     power = jnp.abs(jnp.fft.rfft(traces.reshape(-1, time), 2 * time)) ** 2
     autocorrelation = jnp.fft.irfft(power.mean(axis=0), 2 * time)
@@ -225,9 +230,11 @@ def constant_phase(traces: Float[Array, "*trace time"], *, step: float = 1.0) ->
 
     Raises:
       ValueError: `step` not in (0, 90].
+      InputError: traces of zeros only.
     Source: Levy & Oldenburg (1987), Geophysics 52(1); van der Baan (2008), doi:10.1190/1.2831936.
     """
     checks.option("constant_phase", "step must be in (0, 90] degrees", step, 0 < step <= 90)
+    _check_signal("constant_phase", traces)
     angles = jnp.arange(-90, 90, step, dtype=traces.dtype)
     cosine, sine = jnp.cos(jnp.deg2rad(angles)), jnp.sin(jnp.deg2rad(angles))
     traces = traces / jnp.sqrt(jnp.mean(traces**2))  # fourth powers of raw amplitudes could overflow
@@ -264,6 +271,12 @@ def _check_frequencies(function: str, time: Float[Array, " time"], *frequencies:
     if interval is not None:
         rule = f"frequencies must not exceed {0.5 / interval:g} Hz, the Nyquist frequency of a time axis every {interval:g} s"
         checks.option(function, rule, frequencies[-1], 2 * interval * frequencies[-1] <= 1 + 1e-6)
+
+
+def _check_signal(function: str, traces: Float[Array, "..."]) -> None:
+    known = checks.known(traces)
+    if known is not None and not known.any():
+        raise InputError(f"{function}: traces must hold a signal, got zeros only.")
 
 
 def _check_samples(function: str, samples: int, time: int) -> None:

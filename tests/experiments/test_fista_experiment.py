@@ -108,7 +108,7 @@ def test_the_wells_give_the_wavelet_and_are_not_judged(synthetic):
 
 
 def test_a_section_is_inverted_better_with_its_wavelet_than_with_one_turned_by_90_degrees(synthetic):
-    solve = fista.make_solver(fista.Config(iterations=60))
+    solve = fista.make_solver(fista.Config(iterations=30))
     wavelet = survey.choose_wavelet(synthetic, "wells", 0.0)
     scores = []
     for used in (wavelet, wavelets.rotate_phase(wavelet, 90)):

@@ -150,6 +150,100 @@ def test_an_operator_is_the_oracles_matrix_and_its_adjoint_the_conjugate_transpo
     assert jnp.finfo(image.dtype).bits == jnp.finfo(back.dtype).bits == bits
 
 
+def structures(*shapes, complex=False):
+    return [jax.ShapeDtypeStruct(shape, jnp.result_type(1j if complex else 1.0)) for shape in shapes]
+
+
+def odd_and_even():
+    """Operators on complex numbers of odd lengths and on real ones of even lengths (where the code differs, both of both)."""
+    real = structures((3, 5), (4, 6))
+    both = structures((3, 5), complex=True) + real[1:]
+    halved = [jax.ShapeDtypeStruct((s.shape[0], 2 * s.shape[1]), s.dtype) for s in both]  # a level halves a length
+    w, w4, long = array(W), array(W4), array(LONG)
+    return {
+        "matrix": [linear.matrix(array(A[:, [0, 1, 2, 3, 4, 0][: s.shape[1]]]), s) for s in both],
+        "restriction": [linear.restriction(s, [0, 3, -1, 3]) for s in both],
+        "restriction to a slice": [linear.restriction(s, slice(None, None, -2)) for s in both],
+        "difference": [linear.difference(s) for s in both],
+        "gradient": [linear.gradient(s) for s in both],
+        "cumulative_sum": [linear.cumulative_sum(s) for s in both],
+        "interpolation": [linear.interpolation(s, array(POSITIONS)) for s in both],
+        "resample": [linear.resample(s, 7, kernel="sinc") for s in real],
+        "convolution": [linear.convolution(w, s) for s in real + both[:1]]
+        + [linear.convolution(w4, s, origin=1) for s in real],
+        "convolution, full": [linear.convolution(taps, s, mode="full") for s in real for taps in (w, w4)],
+        "convolution, valid": [linear.convolution(taps, s, mode="valid") for s in real for taps in (w, w4)],
+        "convolution, long": [linear.convolution(long, s) for s in real + both[:1]]
+        + [linear.convolution(long[1:], real[1], origin=9)],
+        "convolution, per trace": [linear.convolution(array(WT), s) for s in (real[0], both[0])],
+        "fft": [linear.fft(s, axes=(0, 1)) for s in both],
+        "rfft": [linear.rfft(s) for s in real],
+        "fk": [linear.fk(s) for s in real],
+        "dct": [linear.dct(s, axes=(0, 1)) for s in both],
+        "wavelet_transform": [linear.wavelet_transform(s, "db2") for s in halved],
+        "patches": [linear.patches(s, (2, 3), (1, 2), window="sine") for s in both],
+        "linear_radon": [linear.linear_radon(array(OFFSETS), array([-3e-5, 5e-5]), n, SAMPLING) for n in (5, 6)],
+        "parabolic_radon": [linear.parabolic_radon(array(OFFSETS), array([0, 3e-7, 4e-7]), n, SAMPLING) for n in (5, 6)],
+    }
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(32, 1e-5), (64, 1e-12)])
+def test_dot_test_at_odd_and_even_lengths_of_real_and_complex_numbers(bits, tolerance):
+    with jax.enable_x64(bits == 64):
+        operators = odd_and_even()
+        draws = {name: [(draw(a.structure), draw(a.output)) for a in each] for name, each in operators.items()}
+
+        def both(operators, draws):  # all in one program: a compilation for each takes far longer
+            return {
+                name: [(a(x), a.adjoint(y)) for a, (x, y) in zip(operators[name], draws[name], strict=True)] for name in draws
+            }
+
+        results = jax.jit(both)(operators, draws)
+    wrong = {}
+    for name, pairs in draws.items():
+        for operator, (x, y), (image, back) in zip(operators[name], pairs, results[name], strict=True):
+            error = abs(np.vdot(image, y).real - np.vdot(x, back).real) / (np.linalg.norm(image) * np.linalg.norm(y))
+            if not error <= tolerance or (image.dtype, back.dtype) != (y.dtype, x.dtype):
+                wrong[f"{name}, {operator.structure.leaves[0]}"] = error
+    assert not wrong
+
+
+def test_a_real_transform_takes_complex_numbers_apart():
+    x = draw(jax.ShapeDtypeStruct((3, 4), jnp.complex64))
+    for make in (linear.dct, linear.difference, linear.cumulative_sum, linear.wavelet_transform):
+        real = make((3, 4))
+        y = make(jax.ShapeDtypeStruct((3, 4), jnp.complex64))(x)
+        np.testing.assert_allclose(y, np.asarray(real(x.real)) + 1j * np.asarray(real(x.imag)), atol=1e-6)
+
+
+def test_booleans_select():
+    keep = [True, False, True, False, True]
+    for index in (keep, np.array(keep), jnp.array(keep)):
+        np.testing.assert_array_equal(linear.restriction(5, index)(jnp.arange(5.0)), [0, 2, 4])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_convolution_in_16_bits(dtype):
+    wavelets = jnp.asarray(RNG.normal(size=(2, 3)), dtype)
+    x = jnp.asarray(RNG.normal(size=(2, 6)), dtype)
+    operator = linear.convolution(wavelets, (2, 6))
+    y = operator(x)
+    assert (y.dtype, operator.adjoint(y).dtype) == (x.dtype, x.dtype)
+    expected = [np.convolve(a, w, "same") for a, w in zip(np.asarray(x, float), np.asarray(wavelets, float), strict=True)]
+    np.testing.assert_allclose(np.asarray(y, float), expected, atol=0.03)
+
+
+def test_integers_become_floats(key):
+    for operator in (
+        linear.matrix(jnp.array([[1, 2], [3, 4]])),
+        linear.diagonal(jnp.array([1, 2])),
+        linear.convolution(jnp.array([1, 2, 1]), 4),
+    ):
+        linear.check_adjoint(operator, key)
+    norm = linear.largest_singular_value(linear.matrix(jnp.array([[3, 0], [0, 4]])), key)
+    np.testing.assert_allclose(norm, 4, rtol=1e-5)
+
+
 ISOMETRIES = {
     **{name: OPERATORS[name][0] for name in ("fft", "rfft", "fk", "dct", "wavelet_transform")},
     "rfft, even": lambda: linear.rfft(6),
@@ -215,6 +309,12 @@ BAD = {
     "matrix: axes must be different ones of the 1 axes of (5,), got (1,)": lambda: linear.matrix(f((3, 5)), 5, axis=1),
     "mask: expected a mask of shape (3,), got (2,)": lambda: linear.mask(f(2) > 0, 3),
     "restriction: index 5 is beyond an axis of 5 entries": lambda: linear.restriction((3, 5), [0, 5]),
+    "restriction: expected 5 booleans, one per entry, got the shape (3,)": lambda: linear.restriction(
+        (3, 5), [True, False, True]
+    ),
+    "restriction: booleans must not be traced": lambda: jax.make_jaxpr(lambda keep: linear.restriction(2, keep)(f(2)))(
+        f(2) > 0
+    ),
     "interpolation: kernel must be one of ['linear', 'sinc'], got 'cubic'": lambda: linear.interpolation(
         5, f(2), kernel="cubic"
     ),

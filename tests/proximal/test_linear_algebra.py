@@ -215,6 +215,7 @@ def test_singular_values_of_exhausted_zero_and_complex_operators(key):
 
 def test_structures_are_made_of_arrays_shapes_and_lengths():
     assert linear.Structure.of(3) == linear.Structure.of((3,)) == linear.Structure.of(jnp.ones(3))
+    assert linear.Structure.of(np.int64(3)) == linear.Structure.of((np.int32(3),)) == linear.Structure.of(3)
     assert linear.Structure.of((3,), jnp.complex64).dtype == jnp.complex64
     structure = linear.Structure.of({"a": jnp.ones(2), "b": 1j * jnp.ones(3)})
     assert structure.dtype == jnp.complex64

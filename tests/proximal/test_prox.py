@@ -175,6 +175,100 @@ def test_prox_value_conjugate_and_derivative_agree_with_their_definitions(name, 
     np.testing.assert_allclose(sum(np.sum(a * b).real for a, b in pairs), np.sum(cotangent * got["forward"]).real, rtol=1e-10)
 
 
+def _nearest(v, constraints, bounds=None):
+    """The projection of `v`."""
+    options = {"ftol": 1e-15, "maxiter": 200}
+    got = scipy.optimize.minimize(
+        lambda x: (np.sum((x - v) ** 2) / 2, x - v),
+        np.zeros(v.size),
+        jac=True,
+        method="SLSQP",
+        bounds=bounds,
+        constraints=constraints,
+        options=options,
+    )
+    return got.x
+
+
+def _inequality(function):
+    return {"type": "ineq", "fun": function}
+
+
+def _l1_ball_by_scipy(v):
+    """As `x = p - q` with `p, q >= 0`, smooth."""
+    got = scipy.optimize.minimize(
+        lambda z: np.sum((z[:9] - z[9:] - v) ** 2) / 2,
+        np.zeros(18),
+        method="SLSQP",
+        bounds=[(0, None)] * 18,
+        constraints=_inequality(lambda z: 1.5 - z.sum()),
+        options={"ftol": 1e-15, "maxiter": 200},
+    )
+    return got.x[:9] - got.x[9:]
+
+
+def _dual(v, matrix, groups, weight):
+    """`x = v - M'u` with `u` within balls of radius `weight`: the dual of `weight` times norms of groups of `M x`."""
+    got = scipy.optimize.minimize(
+        lambda u: (np.sum((v - matrix.T @ u) ** 2) / 2, -matrix @ (v - matrix.T @ u)),
+        np.zeros(len(matrix)),
+        jac=True,
+        method="SLSQP",
+        constraints=_inequality(lambda u: weight**2 - np.sum(u[groups] ** 2, axis=1)),
+        options={"ftol": 1e-15, "maxiter": 200},
+    )
+    return v - matrix.T @ got.x
+
+
+def _nuclear_by_scipy(v):
+    """By factors, `|x|_* = min (|U|^2 + |V|^2) / 2` over `x = U V'`. Source: Srebro, Rennie & Jaakkola (2005), lemma 1."""
+
+    def objective(z):
+        left, right = z.reshape(2, 3, 3)
+        misfit = left @ right.T - v.reshape(3, 3)
+        gradient = np.stack([misfit @ right, misfit.T @ left]) + 0.6 * z.reshape(2, 3, 3)
+        return (np.sum(misfit**2) + 0.6 * np.sum(z**2)) / 2, gradient.ravel()
+
+    start = np.random.default_rng(0).normal(size=18)
+    got = scipy.optimize.minimize(
+        objective, start, jac=True, method="L-BFGS-B", options={"ftol": 0, "gtol": 1e-10, "maxiter": 2000}
+    )
+    left, right = got.x.reshape(2, 3, 3)
+    return (left @ right.T).ravel()
+
+
+GRADIENT = np.stack([_gradient(row.reshape(3, 3)).ravel() for row in np.eye(9)], axis=1)
+PIXELS = np.arange(18).reshape(2, 9).T  # the two differences at each
+BY_SCIPY = {
+    "simplex": (
+        prox.simplex(2.0),
+        lambda v: _nearest(v, {"type": "eq", "fun": lambda x: x.sum() - 2}, [(0, None)] * 9),
+    ),
+    "l1_ball": (prox.l1_ball(1.5), _l1_ball_by_scipy),
+    "l2_ball": (
+        prox.l2_ball(0.5, CENTER.ravel()[:9].reshape(3, 3)),
+        lambda v: _nearest(v, _inequality(lambda x: 0.25 - np.sum((x - CENTER.ravel()[:9]) ** 2))),
+    ),
+    "group_l21": (prox.group_l21(0.9), lambda v: _dual(v, np.eye(9), np.arange(9).reshape(3, 3), 0.9)),
+    "nuclear": (prox.nuclear(0.6), _nuclear_by_scipy),
+    "isotropic": (prox.total_variation_2d(0.3, 400), lambda v: _dual(v, GRADIENT, PIXELS, 0.3)),
+    "anisotropic": (
+        prox.total_variation_2d(0.3, 400, isotropic=False),
+        lambda v: _dual(v, GRADIENT, np.arange(18)[:, None], 0.3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_SCIPY)
+def test_prox_is_the_minimizer_that_scipy_finds_by_another_formulation(name):
+    term, minimize = BY_SCIPY[name]
+    v = np.random.default_rng(1).normal(size=9)
+    with jax.enable_x64(True), jax.disable_jit(False):
+        got = np.asarray(jax.jit(term.prox)(v.reshape(3, 3), 1.0)).ravel()
+    assert np.abs(got - v).max() > 0.1
+    np.testing.assert_allclose(got, minimize(v), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["l1", "elastic_net", "huber", "l0", "l_half"])
 def test_prox_is_the_global_minimizer_that_scipy_finds(name):
     with jax.enable_x64(True):

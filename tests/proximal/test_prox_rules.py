@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets.proximal import linear, prox
+from jaxnets.proximal import fista, linear, prox
+
+REAL_FFT = linear.fft(linear.Structure.of((4,), np.float32))
 
 
 def soft_threshold(weight, v, noise):
@@ -49,6 +51,8 @@ def terms(weight):
 
 
 NAMES = list(terms(1.0))
+SETS = {"l1_ball", "l2_ball", "linf_ball", "simplex", "box"}
+NORMS = {"l1", "l2", "group_l21", "nuclear", "huber", "elastic_net"}
 
 
 def test_no_factory_is_left_out_of_these_tests():
@@ -98,6 +102,41 @@ def test_derivatives_at_zero_are_finite(weight, dtype):
 def test_a_nan_is_never_removed():
     x, _ = prox_and_derivatives(jax.tree.map(jnp.asarray, terms(0.5)), jnp.array([[1, np.nan, 0.1], [0, 2, -1]], np.float32))
     assert [name for name in NAMES if not np.isnan(x[name]).any()] == []
+
+
+def test_a_negative_weight_that_is_traced_gives_nan():
+    v = jnp.array([[1, -0.2, 0.1], [0, 2, -1]])
+
+    @jax.jit
+    @jax.vmap  # traced without jit too
+    def every(weight):
+        return {name: (term.prox(v, 0.5), term.value(v)) for name, term in terms(weight).items()}
+
+    got = every(jnp.array([-2.0]))
+    assert {name for name in NAMES if not np.isnan(got[name][0]).any()} == {
+        "zero",
+        "nonnegative",
+        "plug_and_play",
+    }  # here a denoiser's params, not a weight
+    finite = {name for name in NAMES if np.isfinite(got[name][1])}
+    assert finite == {"zero", "plug_and_play"}
+
+
+def test_a_solver_says_that_a_negative_weight_is_not_finite(jit):
+    problem = fista.least_squares(linear.matrix(jnp.eye(3)), jnp.array([1.0, -2.0, 0.5]))
+
+    def solve(weight):
+        options = {"step": fista.constant(1.0), "stop": fista.gap(1e-6), "max_steps": 3}
+        return fista.fista(problem, prox.l1(weight), jnp.zeros(3), **options).status
+
+    np.testing.assert_array_equal(jit(jax.vmap(solve))(jnp.array([-0.1, 0.1])), [fista.NOT_FINITE, fista.CONVERGED])
+
+
+def test_a_weight_that_is_traced_keeps_its_weak_type_and_its_slope_at_zero():
+    out = jax.eval_shape(lambda weight: prox.l1(weight).params, 0.5)
+    assert out.weak_type
+    slope = jax.grad(lambda weight: prox.l1(weight).value(jnp.array([1.0, -2.0])))(0.0)
+    assert slope == 3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -165,6 +204,22 @@ def test_gauge_at_zero_is_the_smallest_weight_that_gives_zero():
     assert weighted.at_zero(jnp.array([0.1, 3.0, 0.0])) == np.inf
 
 
+def test_complex_offsets_slopes_and_centers_enter_by_the_real_inner_product():
+    b, v = jnp.array([0.5 + 2j, -1j]), jnp.array([1 - 1j, 0.3 + 4j])
+    assert prox.tilt(prox.zero(), b).value(v) == pytest.approx(np.vdot(b, v).real)
+    np.testing.assert_allclose(prox.tilt(prox.zero(), b).prox(v, 0.5), v - 0.5 * b, rtol=1e-6)
+    for term in (prox.translate(prox.l1(0.5), b), prox.l2_ball(1.5, b)):
+        x = term.prox(v, 1.0)
+        assert term.value(x) + term.conjugate(v - x) == pytest.approx(np.vdot(x, v - x).real, rel=1e-5)
+
+
+def test_the_domain_of_the_conjugate_without_curvature_is_that_of_the_rest():
+    z = jnp.array([0.3, -2.0])
+    assert prox.elastic_net(0.5, 0.0).domain(z) == prox.l1(0.5).domain(z) == 4
+    assert prox.squared_l2(0.0).domain(z) == prox.zero().domain(z) == np.inf
+    assert prox.elastic_net(0.5, 0.1).domain(z) == prox.squared_l2(0.1).domain(z) == prox.zero().domain(0 * z) == 0
+
+
 def test_a_tree_of_terms_acts_on_each_branch_and_one_term_on_all_of_them():
     x = {"a": jnp.array([1.0, -3.0]), "b": (jnp.array([[2.0]]), jnp.array([4.0]))}
     got = prox.tree({"a": prox.l1(1.0), "b": prox.l2(1.0)}).prox(x, 0.5)
@@ -180,6 +235,49 @@ def test_simplex_and_ball_keep_their_radius_for_many_equal_and_large_entries():
         for radius in (0.0, 1.0):
             assert jnp.sum(prox.simplex(radius).prox(v, 1.0)) == pytest.approx(radius, abs=2e-3)
             assert jnp.sum(prox.l1_ball(radius).prox(-v, 1.0)) == pytest.approx(-radius, abs=2e-3)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 1.0), ("float32", 5e3)])
+def test_projections_are_inside_and_scaled_dual_points_feasible_up_to_rounding(dtype, size):
+    """By the term's own tolerance, also of large numbers onto a small set."""
+    v = jnp.asarray(size * np.random.default_rng(0).normal(size=(8, 9)), dtype)
+
+    @jax.jit
+    def every(terms, v):
+        values = {name: terms[name].value(terms[name].prox(v, 1.0)) for name in SETS}
+        duals = {name: terms[name].conjugate(v / jnp.maximum(1, terms[name].domain(v))) for name in NORMS}
+        return values, duals
+
+    values, duals = every({name: term for name, term in terms(0.3).items() if name in SETS | NORMS}, v)
+    assert values == dict.fromkeys(SETS, 0)
+    assert {name for name in NORMS if not np.isfinite(duals[name])} == set()
+
+
+def test_a_projection_onto_a_small_ball_around_a_large_center_is_inside():
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.complex64):
+        ball = prox.l2_ball(1.0, (5e3 * rng.normal(size=100)).astype(dtype))
+        x = ball.prox(ball.params[1] + 3 * rng.normal(size=100).astype(dtype), 1.0)
+        assert ball.value(x) == 0
+        assert ball.value(ball.params[1] + 1.1 * (x - ball.params[1])) == np.inf
+
+
+def test_the_conjugate_of_an_elastic_net_without_its_square_is_that_of_l1():
+    term = prox.elastic_net(np.array([0.3, 0.7], np.float32), 0.0)
+    just_outside = np.nextafter(term.params[0], np.float32(9))
+    assert term.conjugate(just_outside) == 0
+    assert term.conjugate(1.001 * just_outside) == np.inf
+
+
+def test_a_factor_of_zero_leaves_the_zero_term():
+    term, z = prox.l1(0.5).scaled(0.0), jnp.array([1.0, 0.0])
+    np.testing.assert_array_equal(term.prox(z, 1.0), z)
+    assert (term.value(z), term.domain(0 * z), term.conjugate(0 * z), term.domain(z)) == (0, 0, 0, np.inf)
+
+
+def test_half_precision_sums_in_single():
+    x = {name: jnp.array([size], jnp.bfloat16) for name, size in {"a": 256, "b": 1, "c": 1}.items()}  # 256 + 1 is 256
+    assert prox.l1(1.0).value(x) == prox.tree(jax.tree.map(prox.l1, dict.fromkeys(x, 1.0))).value(x) == 258
 
 
 class Scale(nn.Module):
@@ -204,16 +302,27 @@ def test_a_flax_model_is_a_prox_and_is_differentiated_in_its_parameters():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: prox.l1(-1), "prox.l1: weight must be non-negative, got -1."),
-        (lambda: prox.l1(float("nan")), "prox.l1: weight must be non-negative, got nan."),
-        (lambda: prox.l2(float("inf")), "prox.l2: weight must be finite, got inf."),
-        (lambda: prox.elastic_net(1.0, -0.5), "prox.elastic_net: l2 must be non-negative, got -0.5."),
-        (lambda: prox.l1({"a": 1.0, "b": -2.0}), "prox.l1: weight must be non-negative, got -2.0."),
+        (lambda: prox.l1(-1), "prox.l1: weight must be non-negative and finite, got -1."),
+        (lambda: prox.l1(float("nan")), "prox.l1: weight must be non-negative and finite, got nan."),
+        (lambda: prox.l2(float("inf")), "prox.l2: weight must be non-negative and finite, got inf."),
+        (lambda: prox.elastic_net(1.0, -0.5), "prox.elastic_net: l2 must be non-negative and finite, got -0.5."),
+        (lambda: prox.l1({"a": 1.0, "b": -2.0}), "prox.l1: weight must be non-negative and finite, got -2.0."),
+        (lambda: prox.l1(np.float32(-1)), "prox.l1: weight must be non-negative and finite, got -1.0."),
+        (lambda: prox.l0(jnp.float32(-1)), "prox.l0: weight must be non-negative and finite, got -1.0."),
+        (lambda: prox.l1_ball(np.array([1.0, -3.0])), "prox.l1_ball: radius must be non-negative and finite, got -3.0."),
+        (
+            lambda: prox.box(np.zeros(2), jnp.array([1.0, -1.0])),
+            "prox.box: lower must be at most upper, got [0. 0.] and [ 1. -1.].",
+        ),
+        (
+            lambda: prox.orthogonal(prox.zero(), REAL_FFT),
+            "prox.orthogonal: operator must be square, got one from 4 to 8 real numbers.",
+        ),
         (lambda: prox.huber(1.0, 0.0), "prox.huber: delta must be positive and finite, got 0.0."),
         (lambda: prox.box(1.0, 0.0), "prox.box: lower must be at most upper, got 1.0 and 0.0."),
         (lambda: prox.box(float("nan"), 0.0), "prox.box: lower must be at most upper, got nan and 0.0."),
-        (lambda: prox.scale(prox.zero(), 0.0), "prox.scale: factor must be positive and finite, got 0.0."),
-        (lambda: prox.dilate(prox.zero(), 0.0), "prox.dilate: factor must not be 0, got 0.0."),
+        (lambda: prox.scale(prox.zero(), -1.0), "prox.scale: factor must be non-negative and finite, got -1.0."),
+        (lambda: prox.dilate(prox.zero(), 0.0), "prox.dilate: factor must be finite and not 0, got 0.0."),
         (lambda: prox.total_variation_2d(1.0, 0), "prox.total_variation_2d: iterations must be at least 1, got 0."),
         (lambda: prox.tree({"a": 1.0}), "prox.tree: every leaf must be a term"),
         (lambda: prox.nonnegative().prox(jnp.ones(2, complex), 1.0), "prox.nonnegative: expected real arrays, got complex64."),

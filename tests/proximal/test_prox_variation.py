@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from jaxnets.proximal import prox
+from jaxnets.proximal import fista, linear, prox
 
 denoise = jax.jit(lambda weight, v: prox.total_variation(weight).prox(v, 1.0))
 
@@ -79,3 +79,19 @@ def test_two_dimensions_of_rows_that_are_alike_are_one_dimension(isotropic):
     iterations, tolerance = (20, 0.05) if jax.config.jax_disable_jit else (500, 1e-4)
     got = jax.jit(prox.total_variation_2d(0.5, iterations, isotropic).prox)(v, 1.0)
     np.testing.assert_allclose(got, denoise(0.5, v), atol=tolerance)
+
+
+def test_a_minimizer_by_few_inner_iterations_has_the_derivative_of_its_own_fixed_point():
+    """By differences. The Jacobian of ten iterations isn't symmetric: conjugate gradients are wrong by as much as the slope."""
+    rng = np.random.default_rng(2)
+    matrix, data = np.eye(5) + 0.3 * rng.normal(size=(5, 5)), rng.normal(size=(5, 5))
+
+    def solve(weight):
+        problem = fista.least_squares(linear.matrix(jnp.asarray(matrix), (5, 5)), data)
+        term = prox.total_variation_2d(weight, 10)
+        return fista.fista(problem, term, jnp.zeros((5, 5)), step=fista.constant(0.2), stop=fista.residual(1e-13)).x
+
+    with jax.enable_x64(True), jax.disable_jit(False):
+        got = np.asarray(jax.jit(jax.jacfwd(solve))(1.0))
+        above, below = np.asarray(jax.jit(jax.vmap(solve))(np.array([1 + 1e-6, 1 - 1e-6])))
+    np.testing.assert_allclose(got, (above - below) / 2e-6, atol=1e-7)

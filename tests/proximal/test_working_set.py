@@ -103,7 +103,7 @@ def test_bad_input_is_named():
         (lasso, prox.l2(LAM), {}, r"the term must be prox\.l1"),
         (fista.least_squares(A @ linear.identity(COLUMNS), y), prox.l1(LAM), {}, r"must be a linear\.matrix"),
         (fista.least_squares(A, y, weights=jnp.ones(ROWS)), prox.l1(LAM), {}, "least_squares without weights"),
-        (fista.least_squares(linear.matrix(MATRIX + 0j), y + 0j), prox.l1(LAM), {}, "must be real, got complex64"),
+        (fista.least_squares(linear.matrix(jnp.asarray(MATRIX) + 0j), y + 0j), prox.l1(LAM), {}, "must be real, got complex64"),
     ]:
         with pytest.raises(ValueError, match=message):
             fista.working_set(problem, term, **{"capacity": CAPACITY, **options})
@@ -113,7 +113,7 @@ def test_it_lowers_for_every_platform():
     jax.export.export(jax.jit(solve), platforms=("cpu", "cuda", "tpu"))(DATA)
 
 
-# Gram matrices that send the sums of their rows' moduli to 0 or, of two columns with correlation -0.95, to the smallest eigenvalue.
+# The sums of the Gram matrix's moduli are an eigenvector: of 0, or (correlation -0.95) of the smallest eigenvalue.
 HARD = {
     "circulant": 2 * np.eye(8) - np.roll(np.eye(8), 1, 0) - np.roll(np.eye(8), -1, 0),
     "correlated": np.sqrt([[0.975, 0.975], [0.025, 0.025]]) * [[1, -1], [1, 1]],

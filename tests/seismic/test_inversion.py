@@ -53,6 +53,14 @@ def test_debiasing_is_least_squares_on_the_support():
     np.testing.assert_allclose(result.model, expected, atol=2e-3)
 
 
+@pytest.mark.parametrize("regularize", [inversion.blocky, inversion.damped])
+def test_debiasing_without_a_support_is_refused(regularize):
+    """Total variation and squares leave no zeros: least squares on everything would undo the regularization."""
+    problem = inversion.poststack(TRACE, WAVELET, BACKGROUND, regularize=regularize)
+    with pytest.raises(ValueError, match="debias must be 0 where the term selects no support"):
+        inversion.solve(problem, 0.1, debias=3)
+
+
 def test_every_trace_of_a_vmap_is_its_own_problem():
     def solve(y):
         return inversion.solve(inversion.spikes(y, WAVELET), inversion.relative(0.4), max_steps=100)
@@ -100,6 +108,17 @@ def test_the_discrepancy_of_each_trace_is_its_own_and_stops_at_the_nearer_end():
     np.testing.assert_allclose(result.weight[2], np.abs(TRACES[2]).max(), rtol=0.01)
 
 
+def test_only_live_samples_are_data():
+    """The discrepancy is that of the live traces; held-out samples among dead ones are not counted twice."""
+    live, keep = jnp.asarray([True, False, True]), jnp.arange(40) % 2 > 0
+    problem = inversion.interpolation(TRACES, live, synthesis=linear.identity(linear.Structure.of(TRACES)))
+    assert (int(problem.count), inversion.spikes(TRACES, IMPULSE).count) == (80, 120)
+    assert int(problem.masked(jnp.broadcast_to(keep, (3, 40))).count) == 40
+    with compiled_anyway():
+        result = jax.jit(lambda: inversion.solve(problem, inversion.discrepancy(0.3, tolerance=1e-3)))()
+    np.testing.assert_allclose(np.linalg.norm(result.residual), 0.3 * np.sqrt(80), rtol=2e-3)
+
+
 def test_sure_is_steins_estimate_of_soft_thresholding():
     """`sum min(y^2, w^2) - n s^2 + 2 s^2 |{|y| > w}|`: with signs as the probe exact, where no sample is near the threshold."""
     y, w, std = np.asarray(TRACE), 0.5, 0.3
@@ -132,6 +151,24 @@ def test_tuning_by_held_out_samples_beats_every_weight_of_a_fine_grid():
     assert 1 <= int(np.argmin(errors)) < 24
     assert found <= 1.02 * float(np.min(errors))
     assert found < 0.97 * min(float(errors[0]), float(errors[8]), float(errors[16]))  # the three of the path
+
+
+def test_tuning_by_sure_descends_to_its_minimum_of_either_sign():
+    """A noise level stated too high makes the estimate negative: the least of a fine grid is found below the path's three."""
+    draws = np.random.default_rng(2).standard_normal((2, 320))
+    data = jnp.asarray(np.where(np.arange(320) % 16 == 0, 1.5, 0) + 0.3 * draws[0], jnp.float32)
+    problem, criterion = inversion.spikes(data, IMPULSE), inversion.sure(0.4, jnp.asarray(np.sign(draws[1]), jnp.float32))
+    with compiled_anyway():
+        rule = inversion.tuned(criterion, floor=0.05, count=3, steps=6)
+        weight = float(jax.jit(lambda: inversion.solve(problem, rule, max_steps=60).weight)())
+
+    def estimate(w):
+        return float(criterion(problem, lambda problem: jnp.asarray(soft(np.asarray(problem.data), w)))[0])
+
+    top = float(jnp.max(jnp.abs(data)))
+    least, path = min(map(estimate, np.geomspace(0.05 * top, top, 40))), [estimate(top * 0.05 ** (i / 3)) for i in (1, 2, 3)]
+    assert max(least, estimate(weight)) < 0
+    assert estimate(weight) - least < 0.3 * (min(path) - least)
 
 
 def test_held_out_samples_are_not_seen():
@@ -240,14 +277,21 @@ def problems():
     }
 
 
+RULES = {
+    "spikes": inversion.discrepancy(0.5, steps=2),
+    "multichannel": inversion.tuned(inversion.held_out(TRACES > -1), count=2, steps=1),
+    "poststack damped": inversion.tuned(inversion.sure(0.5, TRACES), count=2, steps=1),
+}
+
+
 @pytest.mark.parametrize("name", problems())
 def test_every_inversion_lowers_for_every_platform(name):
-    rule = inversion.discrepancy(0.5, steps=2) if name == "spikes" else inversion.relative(0.1)
+    rule, debias = RULES.get(name, inversion.relative(0.1)), 2 * (name == "demultiple")
 
     def run(scale):
         problem = problems()[name]()
         problem = dataclasses.replace(problem, data=jax.tree.map(lambda leaf: scale * leaf, problem.data))
-        return inversion.solve(problem, rule, max_steps=20).model
+        return inversion.solve(problem, rule, debias=debias, max_steps=20).model
 
     with compiled_anyway():
         exported = jax.export.export(jax.jit(run), platforms=("cpu", "cuda", "tpu"))(1.0)
@@ -275,11 +319,17 @@ def test_a_nan_names_its_trace():
         (lambda: inversion.solve(inversion.spikes(TRACE, WAVELET), -0.1), "weight must be non-negative"),
         (lambda: inversion.solve(inversion.spikes(TRACE, WAVELET), float("nan")), "weight must be non-negative"),
         (lambda: inversion.solve(inversion.spikes(TRACE, WAVELET), 0.1, debias=-1), "debias must be"),
-        (lambda: inversion.relative(0.0), "fraction must be positive"),
+        (lambda: inversion.relative(0.0), "fraction must be in"),
+        (lambda: inversion.relative(5.0), "fraction must be in"),
         (lambda: inversion.discrepancy(), "either noise_std or noise_norm"),
         (lambda: inversion.discrepancy(-1.0), "noise_std must be positive"),
+        (lambda: inversion.discrepancy(1.0, tolerance=-1.0), "tolerance must be positive"),
         (lambda: inversion.tuned(inversion.held_out(TRACE > 0), floor=2.0), "floor must be in"),
         (lambda: inversion.sure(0.0, TRACE), "noise_std must be positive"),
+        (
+            lambda: inversion.solve(inversion.spikes(TRACE, WAVELET), inversion.tuned(inversion.sure(1.0, TRACES))),
+            r"probe must have the shape of the data, \(40,\), got \(3, 40\)",
+        ),
         (lambda: inversion.poststack(TRACE, WAVELET, BACKGROUND[1:]), "background"),
         (lambda: inversion.poststack(TRACE, WAVELET, -BACKGROUND), "background must be positive"),
         (
@@ -292,6 +342,7 @@ def test_a_nan_names_its_trace():
         (lambda: inversion.interpolation(TRACES, jnp.ones(2, bool)), "live"),
         (lambda: inversion.interpolation(TRACES, jnp.zeros(3, bool)), "at least one"),
         (lambda: inversion.demultiple(TRACES, jnp.ones(4), jnp.ones(2), 0.004, cutoff=0.5), "offsets"),
+        (lambda: inversion.demultiple(TRACES, jnp.ones(3), jnp.ones(2), 0.0, cutoff=0.5), "interval must be positive"),
         (lambda: inversion.deblending(TRACES, jnp.ones((2, 4)), 0.004), "delays"),
         (lambda: inversion.deblending(TRACES, jnp.ones((2, 3)), 0.0), "interval must be positive"),
         (lambda: wavelets.check_interval(wavelets.time_axis(21, 0.004), 0.002), "sampled every 0.004 s"),

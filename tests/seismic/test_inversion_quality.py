@@ -95,7 +95,10 @@ def test_spikes_have_the_support_that_least_squares_lacks(snr, seed):
         assert best_f1([deconvolve(data, wrong, std).model], truth) < f1 - 0.2
 
 
-# Impedance and AVO
+# Impedance and AVO: three earths that no option was chosen on. The background is the truth's own trend, as from a well or
+# from a velocity model without error: scores are what the data add to it.
+
+SEEDS = (11, 12, 13)
 
 
 def smoothed(logs):
@@ -105,66 +108,91 @@ def smoothed(logs):
     return jnp.asarray(np.exp([np.convolve(row, window / window.sum(), "valid") for row in rows]), jnp.float32)
 
 
+def stacked(samples):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *samples)
+
+
+def impedance_data(seed):
+    """A trace with 15 dB of noise: truth, data, standard deviation of the noise."""
+    earth = modelling.layered_earth(jax.random.key(seed), traces=1, samples=256 * FINE, interval=INTERVAL / FINE, layers=14)
+    clean = modelling.convolutional_model(modelling.reflectivity(earth.impedance), TRUE_WAVELET)[0, ::FINE]
+    return earth.impedance[0, ::FINE], *add_noise(np.random.default_rng(seed), np.asarray(clean, np.float64), 15)
+
+
+@pytest.mark.slow
 def test_blocky_impedance_is_best_on_a_blocky_earth():
-    """SNR of log impedance about its mean at 15 dB of noise: the background alone has 6.9 dB."""
-    earth = modelling.layered_earth(
-        jax.random.key(0), traces=4, samples=256 * FINE, interval=INTERVAL / FINE, layers=14, dip=0.03
-    )
-    clean = modelling.convolutional_model(modelling.reflectivity(earth.impedance), TRUE_WAVELET)[:, ::FINE]
-    data, std = add_noise(np.random.default_rng(0), np.asarray(clean, np.float64), 15)
-    truth = earth.impedance[:, ::FINE]
-    background, mean = smoothed(np.asarray(truth)), jnp.log(truth).mean()
+    """SNR of log impedance about its mean, less that of the background, SPREADB."""
+    truth, data, std = stacked([impedance_data(seed) for seed in SEEDS])
+    background = smoothed(np.asarray(truth))
 
-    def inverted(regularize, rule):
-        def solve(trace, background, wavelet):
+    def snr(model):
+        return jax.vmap(lambda x, true: metrics.snr_db(x - true.mean(), true - true.mean()))(jnp.log(model), jnp.log(truth))
+
+    def gain(regularize, rule, wavelet=WAVELET):
+        @jax.jit
+        @jax.vmap
+        def solve(trace, background, std):
             problem = inversion.poststack(trace, wavelet, background, regularize=regularize)
-            return inversion.solve(problem, rule, max_steps=250).model
+            return inversion.solve(problem, rule(std), max_steps=250).model
 
-        solve = jax.jit(jax.vmap(solve, (0, 0, None)))
-        return lambda wavelet: float(metrics.snr_db(jnp.log(solve(data, background, wavelet)) - mean, jnp.log(truth) - mean))
+        return np.asarray(snr(solve(data, background, std)) - snr(background))
 
-    blocky = inverted(inversion.blocky, inversion.relative(0.01))
-    damped = inverted(inversion.damped, inversion.discrepancy(std, tolerance=0.02))
-    steps = inverted(inversion.sparse_steps, inversion.discrepancy(std, tolerance=0.02))
-    found = blocky(WAVELET)
-    assert found > 17  # dB, measured 18.7
-    assert found > damped(WAVELET) + 6  # measured 10.3
-    assert steps(WAVELET) > 14  # measured 15.5
-    assert blocky(wavelets.rotate_phase(WAVELET, 90.0)) < 7  # measured 4.3, below the background
+    def fraction(std):
+        return inversion.relative(0.01)
+
+    def discrepancy(std):
+        return inversion.discrepancy(std, tolerance=0.02)
+
+    blocky, damped = gain(inversion.blocky, fraction), gain(inversion.damped, discrepancy)
+    steps = gain(inversion.sparse_steps, discrepancy)
+    wrong = gain(inversion.blocky, fraction, wavelets.rotate_phase(WAVELET, 90.0))
+    print(snr(background), blocky, damped, steps, wrong)
+    assert blocky.min() > 7
+    assert (blocky - damped).min() > 4.5
+    assert np.median(steps) > 5
+    assert wrong.max() < -1
 
 
-def test_avo_recovers_three_parameters_of_exact_reflections():
-    """Correlation of the logs about their background, from noise-free Zoeppritz data of small contrasts to 40 degrees."""
-
-    def logs(seed):
-        earth = modelling.layered_earth(
-            jax.random.key(seed), traces=1, samples=192 * FINE, interval=INTERVAL / FINE, layers=10, contrast=0.03
-        )
-        coarse = jax.tree.map(lambda x: np.asarray(x[:, ::FINE]), earth)
-        background = jax.tree.map(lambda x: smoothed(x)[0], coarse)
-        detail = jax.tree.map(lambda x, low: jnp.log(x[0] / low), coarse, background)
-        return jax.tree.map(lambda x: x[0], earth), background, jnp.stack(detail)
-
-    earth, background, detail = logs(3)
-    covariance = jnp.cov(logs(4)[2])  # of another well
-    angles = jnp.arange(0.0, 41.0, 5.0)
-    upper, lower = (jax.tree.map(lambda x, s=s: x[s], earth) for s in (slice(None, -1), slice(1, None)))
-    reflections = jnp.pad(modelling.zoeppritz(upper, lower, angles).pp.real.T, ((0, 0), (0, 1)))
+def avo_data(seed):
+    """An angle gather by Zoeppritz's equations with 20 dB of noise, the background, and the logs about it."""
+    earth = modelling.layered_earth(
+        jax.random.key(seed), traces=1, samples=192 * FINE, interval=INTERVAL / FINE, layers=10, contrast=0.03
+    )
+    coarse = jax.tree.map(lambda x: np.asarray(x[:, ::FINE]), earth)
+    background = jax.tree.map(lambda x: smoothed(x)[0], coarse)
+    detail = jnp.stack(jax.tree.map(lambda x, low: jnp.log(x[0] / low), coarse, background))
+    upper, lower = (jax.tree.map(lambda x, s=s: x[0, s], earth) for s in (slice(None, -1), slice(1, None)))
+    reflections = jnp.pad(modelling.zoeppritz(upper, lower, ANGLES).pp.real.T, ((0, 0), (0, 1)))
     gather = modelling.convolutional_model(reflections, TRUE_WAVELET)[:, ::FINE]
+    return add_noise(np.random.default_rng(seed), np.asarray(gather, np.float64), 20)[0], background, detail
 
+
+ANGLES = jnp.arange(0.0, 41.0, 5.0)
+
+
+@pytest.mark.slow
+def test_avo_recovers_three_parameters():
+    """Correlation of the logs about their background (which scores 0): Vp, Vs, density, small contrasts, to 40 degrees.
+
+    SPREADA. Density is the least certain by far: at these angles it is hardly in the data.
+    """
+    gathers, backgrounds, details = stacked([avo_data(seed) for seed in SEEDS])
+    covariance = jnp.cov(jnp.concatenate([avo_data(seed)[2] for seed in (4, 5)], axis=1))  # of other wells
     together = functools.partial(inversion.sparse_steps, term=prox.group_l21(1.0, axis=-2))
 
     @jax.jit
-    def invert(wavelet):
-        problem = inversion.prestack(gather, wavelet, background, angles, covariance=covariance, regularize=together)
-        return inversion.solve(problem, inversion.relative(0.005), max_steps=400).model
+    @functools.partial(jax.vmap, in_axes=(0, 0, 0, None))
+    def correlations(gather, background, detail, wavelet):
+        problem = inversion.prestack(gather, wavelet, background, ANGLES, covariance=covariance, regularize=together)
+        model = inversion.solve(problem, inversion.relative(0.01), max_steps=400).model
+        found = jnp.stack(jax.tree.map(lambda x, low: jnp.log(x / low), model, background))
+        return jax.vmap(metrics.correlation)(found, detail)
 
-    def correlations(wavelet):
-        found = jax.tree.map(lambda x, low: jnp.log(x / low), invert(wavelet), background)
-        return [float(metrics.correlation(x, true)) for x, true in zip(found, detail, strict=True)]
-
-    assert np.all(np.greater(correlations(WAVELET), (0.9, 0.9, 0.75)))  # measured 0.937, 0.951, 0.817
-    assert max(correlations(wavelets.rotate_phase(WAVELET, 90.0))) < 0.4  # measured 0.17
+    found = np.asarray(correlations(gathers, backgrounds, details, WAVELET))
+    print(found)
+    assert np.all(np.min(found, axis=0) > (0.75, 0.78, 0.37))
+    assert np.all(np.median(found, axis=0) > (0.83, 0.85, 0.5))
+    assert np.max(correlations(gathers, backgrounds, details, wavelets.rotate_phase(WAVELET, 90.0))) < 0.4  # measured 0.07
 
 
 # Processing: events drawn as formulas, not by the operators that look for them

@@ -166,6 +166,13 @@ def test_nmo_flattens_a_hyperbola():
     assert not flat[2, times < 0.15].any()  # stretched by more than half: zeroed
 
 
+def test_nmo_has_a_gradient_at_zero_offset():
+    gather = jnp.asarray(RNG.normal(size=(2, 20)), jnp.float32)
+    slope = jax.grad(lambda v: jnp.sum(modelling.nmo(gather, jnp.array([0.0, 30.0]), v, 0.004) ** 2))(2000.0)
+    assert np.isfinite(slope)
+    assert slope != 0
+
+
 def test_layered_earth_is_blocky_and_reproducible(jit):
     make = jit(lambda key: modelling.layered_earth(key, traces=8, samples=200, interval=0.002, layers=12))
     earth = make(jax.random.key(3))
@@ -207,6 +214,8 @@ def test_coarse_spikes_are_where_decimated_data_have_them():
     np.testing.assert_array_equal(coarse, expected)
     np.testing.assert_array_equal(modelling.coarsen_spikes(jnp.asarray(fine, jnp.float32), 1), fine.astype(np.float32))
     assert modelling.coarsen_spikes(jnp.ones((2, 82)), 4).sum() == 2 * 82
+    # 78 and 79 are nearest to 80, which is no sample: the last one, 76, has them.
+    np.testing.assert_array_equal(modelling.coarsen_spikes(jnp.ones(80), 4), [2, *[4] * 18, 6])
 
 
 @pytest.mark.parametrize("band", [None, (10.0, 30.0)])

@@ -8,6 +8,7 @@ import scipy.interpolate
 import scipy.signal
 
 from jaxnets.seismic import metrics, wavelets
+from jaxnets.types import InputError
 
 DT = 0.004
 TIME = wavelets.time_axis(101, DT)
@@ -113,6 +114,16 @@ def test_spectrum_finds_peak_and_band():
     ormsby = wavelets.ormsby(wavelets.time_axis(1001, DT), (5, 15, 40, 60))
     low, high = wavelets.bandwidth(wavelets.spectrum(ormsby, DT, samples=4000), -6.0206)
     np.testing.assert_allclose([low, high], [10, 50], atol=0.3)
+
+
+def test_zeros_have_no_band_phase_or_wavelet():
+    zeros = jnp.zeros((2, 60))
+    spectrum = wavelets.spectrum(zeros, DT)
+    np.testing.assert_array_equal(spectrum.decibels, -200)
+    assert np.isnan(wavelets.bandwidth(spectrum)).all()
+    for estimate in (wavelets.constant_phase, lambda x: wavelets.estimate_statistical(x, 21)):
+        with pytest.raises(InputError, match="traces must hold a signal, got zeros only"):
+            estimate(zeros)
 
 
 def spikes(traces=40, samples=300, density=0.1, seed=0):

@@ -81,7 +81,7 @@ def init(
     scalars = {
         "t": 1,
         "step_size": _inverse_curvature(problem, gradient, image) if step.initial is None else step.initial,
-        "stretch": momentum.stretch,
+        "stretch": 1 if momentum.stretch is None else momentum.stretch,
         "first_length": 0,
         "reference": objective,
         "value": value,
@@ -150,7 +150,10 @@ def step(
 
     length, size = _length(moved), _length(trial.x)
     first_length = jnp.where(state.steps == 0, length, state.first_length)
-    longer = (length >= first_length) & (state.steps > 0)
+    stretch = state.stretch
+    if momentum.stretch is not None:
+        longer = (length >= first_length) & (state.steps > 0)
+        stretch = jnp.where(longer, jnp.maximum(momentum.decay * stretch, 1), stretch)
     residual = jnp.sqrt(lax.stop_gradient(trial.distance)) / (trial.step_size * state.stretch)
     gap = duality_gap(problem, term, x, image, slope, gradient) if certify else state.gap
     new = State(
@@ -161,7 +164,7 @@ def step(
         t=jnp.where(restarting, 1, t),
         age=jnp.where(restarting, 0, state.age + 1),
         step_size=next_size,
-        stretch=jnp.where(longer, jnp.maximum(momentum.decay * state.stretch, 1), state.stretch),
+        stretch=stretch,
         first_length=first_length,
         # From the first finite objective on: a start outside of a constraint has none.
         reference=jnp.where(

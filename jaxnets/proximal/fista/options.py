@@ -84,8 +84,8 @@ class Momentum:
 
     advance: Callable = dataclasses.field(metadata={"static": True})
     params: Any = None
-    stretch: Any = 1.0  # steps are this much longer than 1 / L ...
-    decay: Any = 1.0  # ... and lose it by this factor whenever one is longer than the first
+    stretch: Any = None  # steps are this much longer than 1 / L ...
+    decay: Any = None  # ... and lose it by this factor whenever one is longer than the first; None: neither
     tolerated: float = dataclasses.field(default=1.0, metadata={"static": True})  # a step size up to this over L descends
 
 

@@ -46,8 +46,9 @@ def working_set(
     certifies the duality gap of the whole problem by one pass over `A`. It ends at a gap of `tolerance |y|^2 / 2`.
 
     Two or three rounds are enough where `capacity` is 1.5 to 3 times the number of non-zeros; with more, each takes longer.
-    With fewer columns than non-zeros the status is LIMIT, and `fista` can go on from the `x`. The rounding of a Gram matrix
-    doesn't add up: every round starts from the gradient that the whole matrix gave. Differentiable as `fista` is.
+    With fewer columns than non-zeros the status is LIMIT, and `fista` can go on from the `x`; of an `x0` with more than
+    `capacity` non-zeros the largest are kept. The rounding of a Gram matrix doesn't add up: every round starts from the
+    gradient that the whole matrix gave. All is cast to the dtype of the matrix. Differentiable as `fista` is.
 
     Raises:
       ValueError: another operator, loss or term; `capacity`, `max_rounds` or `max_steps` below 1.
@@ -64,12 +65,16 @@ def working_set(
         raise ValueError("working_set: the problem must be least_squares without weights.")
     if term.kind is not prox.l1(0.0).kind:
         raise ValueError("working_set: the term must be prox.l1.")
-    problem = problems.least_squares(problem.operator, problem.data[0].astype(problem.operator.params.dtype))
+    operator, dtype = problem.operator, problem.operator.params.dtype
+    problem, term = (
+        problems.least_squares(operator, problem.data[0].astype(dtype)),
+        prox.l1(jnp.asarray(term.params, dtype)),
+    )
     fixed_problem, fixed_term, x0 = lax.stop_gradient((problem, term, x0))
-    matrix, target = fixed_problem.operator.params, fixed_problem.data[0]
+    matrix, target = lax.stop_gradient(operator.params), fixed_problem.data[0]
     columns = matrix.shape[1]
     capacity = min(capacity, columns)
-    weight = jnp.broadcast_to(fixed_term.params, (columns,)).astype(matrix.dtype)
+    weight = jnp.broadcast_to(fixed_term.params, (columns,))
     enough = tolerance * 0.5 * jnp.vdot(target, target)
 
     def measured(x, image, step_size, rounds, steps):
@@ -91,12 +96,12 @@ def working_set(
     def unfinished(state):
         return (state.gap > enough) & (state.rounds < max_rounds)
 
-    x = jnp.zeros(columns, matrix.dtype)
+    x = jnp.zeros(columns, dtype)
     if x0 is not None:  # at most `capacity` non-zeros, here as in every round: those outside the chosen columns are 0
         largest = lax.top_k(jnp.abs(x0), capacity)[1]
-        x = x.at[largest].set(x0[largest].astype(x.dtype))
+        x = x.at[largest].set(x0[largest].astype(dtype))
     image = jnp.zeros_like(target) if x0 is None else fixed_problem.image(x)
-    state = measured(x, image, jnp.ones((), matrix.dtype), jnp.int32(0), jnp.int32(0))
+    state = measured(x, image, jnp.ones((), dtype), jnp.int32(0), jnp.int32(0))
     state = lax.while_loop(unfinished, advance, state)
     status = jnp.where(state.gap <= enough, CONVERGED, jnp.where(jnp.isfinite(state.gap), LIMIT, NOT_FINITE))
     moved = state.x - fixed_term.prox(state.x - state.step_size * state.gradient, state.step_size)
@@ -113,7 +118,9 @@ def working_set(
 
 
 def _solve(gram, slope, weight, start, tolerance, max_steps):
-    """`argmin_x <slope, d> + 1/2 <d, gram d> + sum weight |x|`, `d = x - start`, by restarted FISTA; its step size and steps."""
+    """`argmin_x <slope, d> + 1/2 <d, gram d> + sum weight |x|`, `d = x - start`, by restarted FISTA; step size and steps."""
+    # Not `fista.fista`, which takes a second product with `gram` per step, for the objective: 10.1 against 5.6 us a step for
+    # 256 columns (measured 2026-11-22, one core of a busy CPU, jax 0.10.2, best of 8 runs of 300 steps in turn).
     eps = jnp.finfo(gram.dtype).eps
     # An optimality condition violated by a fraction v of the weight makes a gap of about v |y|^2.
     small = jnp.maximum(0.25 * tolerance, 8 * eps) * jnp.max(weight)

@@ -44,8 +44,8 @@ def mask(keep: Bool[Array, "..."], structure: PyTree = None) -> Operator:
 def restriction(structure: PyTree, index: slice | Sequence[int] | np.ndarray | Array, *, axis: int = -1) -> Operator:
     """`x[..., index]` along an axis: known traces or samples. The adjoint puts them back among zeros (and adds repeated ones).
 
-    A slice is the fastest form; booleans, one per entry, select. Raises ValueError for indices beyond the axis, for another number
-    of booleans and for traced ones.
+    A slice is the fastest form; booleans, one per entry, select. Raises ValueError for indices beyond the axis, and for
+    booleans that are traced or of another number.
     """
     structure = Structure.of(structure)
     (axis,) = from_end("restriction", structure, (axis,))
@@ -129,7 +129,7 @@ def _matrix_vector(a, x):
 
 
 def _vector_matrix(a, y):
-    # Never `a.T @ y`: inside a loop it is many times slower on CPU. Conjugating the vector twice is cheaper than the matrix once.
+    # Never `a.T @ y`: inside a loop it is far slower on CPU. Conjugating the vector twice is cheaper than the matrix once.
     return jnp.conj(jnp.matmul(jnp.conj(y), a, precision=_PRECISION))
 
 

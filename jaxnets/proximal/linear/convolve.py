@@ -48,10 +48,10 @@ def convolution(
     )
 
 
-# The wavelet's length alone decides: an `A^H A` in a loop by matrix products took 0.2-0.5 of the time by FFT at 41 taps, 0.4-1.0
-# at 129 and 0.8-2.7 at 257, the same side of 1 but for once, for 1 x 256, 1 x 4096, 128 x 256 and 64 x 2048 (traces x samples;
-# measured 2026-11-22, one core of a busy CPU, float32, jax 0.10.2, best of 7 in turn). One wavelet per trace goes by FFT: products
-# took 0.5-1.2 of it at 11 taps, 0.6-1.1 at 41 and 1.8-7 at 129, with a matrix per trace to keep. Accelerators are not measured.
+# The wavelet's length alone decides: an `A^H A` in a loop by matrix products took 0.2-0.5 of the time by FFT at 41 taps,
+# 0.4-1.0 at 129, 0.8-2.7 at 257, for 1 x 256, 1 x 4096, 128 x 256 and 64 x 2048 (traces x samples). One wavelet per trace goes
+# by FFT: products took 0.5-1.2 of it at 11 taps, 0.6-1.1 at 41, 1.8-7 at 129, with a matrix per trace to keep.
+# (Measured 2026-11-22, one core of a busy CPU, float32, jax 0.10.2, best of 7 in turn; not measured on accelerators.)
 _LONGEST_FOR_PRODUCTS = 128
 
 

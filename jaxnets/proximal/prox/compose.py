@@ -34,7 +34,7 @@ def orthogonal(term: Term, operator: Operator) -> Term:
 def translate(term: Term, offset: PyTree) -> Term:
     """`g(x - offset)`; `offset` is a number, or broadcast to `x`. Prox: `offset + prox_g(v - offset)`.
 
-    Of a set much smaller than `offset`, rounding puts the projections outside (value inf); `l2_ball` has a `center` that doesn't.
+    Of a set far smaller than `offset`, rounding puts the projections outside (value inf); use the `center` of `l2_ball`.
     """
     return compose((term, offset), _TRANSLATE, [term])
 

@@ -35,7 +35,7 @@ def _l0_prox(weight, v, step):
 
 
 def _hard_threshold(v, square):
-    return jnp.where((common.square(v) > square) | jnp.isnan(square), v, 0)
+    return jnp.where(common.square(v) <= square, 0, jnp.where(jnp.isnan(square), jnp.nan, v))
 
 
 _L0 = Kind(_l0_value, _l0_prox)

@@ -22,7 +22,7 @@ from jaxnets.types import Array, Float, InputError
 def damped(forward: linear.Operator, data: Array, background: Array, **fields: Any) -> Problem:
     """Tikhonov: `1/2 |F m - d|^2 + weight/2 |m - m0|^2`. The background fills what the data don't hold."""
     ceiling = 100 * _size(forward, data) ** 2  # where the answer is within a percent of m0
-    return Problem(data, forward, prox.squared_l2(1.0), base=background, ceiling=ceiling, **fields)
+    return Problem(data, forward, prox.squared_l2(1.0), base=background, ceiling=ceiling, selects=False, **fields)
 
 
 def sparse_steps(
@@ -67,7 +67,7 @@ def blocky(
     pull = forward.adjoint(data - forward(background))
     ceiling = jnp.max(jnp.abs(linear.cumulative_sum(background).adjoint(pull)))
     term = prox.total_variation(1.0) if term is None else term
-    return Problem(data, forward, term, start=background, prior=prior, ceiling=ceiling, **fields)
+    return Problem(data, forward, term, start=background, prior=prior, ceiling=ceiling, selects=False, **fields)
 
 
 def poststack(
@@ -153,5 +153,6 @@ def _trend(function, forward, data, background, trend, samples):
 def _check_background(function, background, shape):
     if background.shape != shape:
         raise ValueError(f"{function}: background must have the shape {shape}, got {background.shape}.")
-    if not isinstance(background, jax.core.Tracer) and not np.all(np.asarray(background) > 0):
-        raise InputError(f"{function}: background must be positive, got {float(background.min()):g} at its lowest.")
+    known = checks.known(background)
+    if known is not None and not np.all(known > 0):
+        raise InputError(f"{function}: background must be positive, got {known.min():g} at its lowest.")

@@ -35,7 +35,7 @@ def affine(problem: "Problem", unknown: PyTree) -> PyTree:
 class Problem:
     """`minimize 1/2 |F m - data|^2 + weight g(z)` over `z`, where `m = base + expand(z)`, plus `1/2 |Q m - q|^2` of a prior.
 
-    All fields are data: `dataclasses.replace(problem, term=prox.elastic_net(1.0, 0.1))` is a variation. `report(problem, z)`
+    Fields are data: `dataclasses.replace(problem, term=prox.elastic_net(1.0, 0.1))` is a variation. `report(problem, z)`
     makes of the solution what the user asked for, `m` itself unless given.
     """
 
@@ -47,7 +47,11 @@ class Problem:
     start: PyTree = None  # first z; None: 0
     prior: Prior | None = None
     ceiling: Any = None  # largest weight worth a try; None: lambda_max, from which z = 0 is the answer
+    live: Any = None  # where there are data: true or false for each sample; None: everywhere
     context: Any = ()  # arrays that `report` needs
+    selects: bool = dataclasses.field(
+        default=True, metadata={"static": True}
+    )  # zeros of z mean something: `debias` may fix them
     report: Callable = dataclasses.field(default=affine, metadata={"static": True})
 
     @property
@@ -58,6 +62,11 @@ class Problem:
     @property
     def initial(self) -> PyTree:
         return self.operator.structure.zeros() if self.start is None else self.start
+
+    @property
+    def count(self) -> int | Num[Array, ""]:
+        """How many samples are data."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.data)) if self.live is None else jnp.sum(self.live)
 
     def predict(self, unknown: PyTree) -> PyTree:
         """`F m`."""
@@ -89,7 +98,8 @@ class Problem:
     def masked(self, keep: Array) -> "Problem":
         """The same problem with the data where `keep` is true only."""
         here = linear.mask(keep, linear.Structure.of(self.data))
-        return dataclasses.replace(self, data=here(self.data), forward=here @ self.forward)
+        live = keep if self.live is None else keep & self.live
+        return dataclasses.replace(self, data=here(self.data), forward=here @ self.forward, live=live)
 
 
 @jax.tree_util.register_dataclass
@@ -110,13 +120,16 @@ def solve(problem: Problem, weight: "weights.Weight" = weights.Relative(0.1), *,
     `(problem, minimize) -> (weight, first z)` where `minimize(problem, weight, z)` gives a `fista.Solution`.
 
     `options` go to `fista.fista` (`stop=`, `max_steps=`, `momentum=`, ...), also where a rule solves. `debias` is a number of
-    conjugate-gradient steps of least squares on the support. One problem; `jax.vmap` solves many, each stopping on its own.
+    conjugate-gradient steps of least squares on the support, for terms that select one (`damped` and `blocky` have none that
+    do). One problem; `jax.vmap` solves many, each stopping on its own.
 
     Raises:
-      ValueError: a weight known to be negative or not finite; `debias` negative.
+      ValueError: a weight known to be negative or not finite; `debias` negative, or of a term that doesn't select.
     """
     if not isinstance(debias, int) or debias < 0:
         raise ValueError(f"solve: debias must be a number of steps, at least 0, got {debias}.")
+    if debias and not problem.selects:  # the support is everything: least squares without any regularization
+        raise ValueError(f"solve: debias must be 0 where the term selects no support (damped, blocky), got {debias}.")
 
     def minimize(problem, weight, start):
         return fista.fista(problem.smooth(), problem.term.scaled(weight), start, **options)

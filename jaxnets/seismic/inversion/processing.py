@@ -1,6 +1,5 @@
 """Processing as sparse inversion: interpolation of missing traces, Radon demultiple, deblending of simultaneous sources."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -43,12 +42,15 @@ def interpolation(
     """
     if live.shape != section.shape[:1]:
         raise ValueError(f"interpolation: live must have one entry per trace, {section.shape[:1]}, got {live.shape}.")
-    if not isinstance(live, jax.core.Tracer) and not np.any(np.asarray(live)):
+    known = checks.known(live)
+    if known is not None and not np.any(known):
         raise ValueError("interpolation: live must have at least one true entry, got none.")
-    keep = linear.mask(jnp.broadcast_to(live[:, None], section.shape), linear.Structure.of(section))
+    live = jnp.broadcast_to(live[:, None], section.shape)
+    keep = linear.mask(live, linear.Structure.of(section))
     data = keep(section)
     check_traces(data, "interpolation")
-    return Problem(data, keep, prox.l1(1.0), expand=patched_fk(section.shape) if synthesis is None else synthesis)
+    synthesis = patched_fk(section.shape) if synthesis is None else synthesis
+    return Problem(data, keep, prox.l1(1.0), expand=synthesis, live=live)
 
 
 def demultiple(
@@ -65,12 +67,13 @@ def demultiple(
     `cutoff` [s/m²]: what the transform doesn't explain stays. `interval` in s, `offsets` in m.
 
     Raises:
-      ValueError: shapes that don't match.
+      ValueError: shapes that don't match, `interval <= 0`.
       InputError: NaN in the gather.
     Source: Hampson (1986), Inverse velocity stacking for multiple elimination; Sacchi & Ulrych (1995), doi:10.1190/1.1443845
     (sparse); Trad, Ulrych & Sacchi (2003), doi:10.1190/1.1543224.
     """
     check_traces(gather, "demultiple")
+    checks.option("demultiple", "interval must be positive (s)", interval, interval > 0)
     if offsets.shape != gather.shape[:1]:
         raise ValueError(f"demultiple: offsets must have one entry per trace, {gather.shape[:1]}, got {offsets.shape}.")
     radon = linear.parabolic_radon(offsets, curvature, gather.shape[-1], interval)
@@ -97,7 +100,7 @@ def deblending(
     Raises:
       ValueError: shapes that don't match, `interval <= 0`.
       InputError: NaN in the data.
-    Source: Berkhout (2008), doi:10.1190/1.2907166; Mahdad, Doulgeris & Blacquière (2011), doi:10.1190/1.3566106 (f-k).
+    Source: Berkhout (2008), doi:10.1190/1.2907166; Mahdad, Doulgeris & Blacquière (2011), Geophysics 76(3) (f-k).
     """
     check_traces(blended, "deblending")
     blend = blending(delays, blended.shape[-1], interval)

@@ -42,7 +42,7 @@ class Relative:
 
 def relative(fraction: Scalar) -> Relative:
     """The rule `weight = fraction * lambda_max`, where at lambda_max and above the answer is 0 (`fraction` in (0, 1])."""
-    checks.option("relative", "fraction must be positive", fraction, fraction > 0)
+    checks.option("relative", "fraction must be in (0, 1]", fraction, (fraction > 0) & (fraction <= 1))
     return Relative(fraction)
 
 
@@ -58,8 +58,7 @@ class Discrepancy:
     steps: int = dataclasses.field(metadata={"static": True})
 
     def __call__(self, problem, minimize):
-        size = sum(leaf.size for leaf in jax.tree.leaves(problem.data))
-        target = jnp.log(self.noise_std * jnp.sqrt(size) if self.noise_norm is None else self.noise_norm)
+        target = jnp.log(self.noise_std * jnp.sqrt(problem.count) if self.noise_norm is None else self.noise_norm)
         top = jnp.log(problem.largest_weight())
         start = problem.initial
 
@@ -95,7 +94,8 @@ def discrepancy(
     floor: float = 1e-5,
     steps: int = 20,
 ) -> Discrepancy:
-    """Morozov's rule: the weight at which `|data - F m|` is the norm of the noise, `noise_std * sqrt(samples)`.
+    """Morozov's rule: the weight at which `|data - F m|` is the norm of the noise, `noise_std * sqrt(samples)`
+    (of live traces).
 
     Bisection on log weight in `[floor lambda_max, lambda_max]`, each trial from the answer of the one before, to a relative
     `tolerance` of the norm or for `steps` trials. The nearer end where no weight fits.
@@ -107,6 +107,7 @@ def discrepancy(
         checks.option("discrepancy", "noise_std must be positive", noise_std, noise_std > 0)
     if noise_norm is not None:
         checks.option("discrepancy", "noise_norm must be positive", noise_norm, noise_norm > 0)
+    checks.option("discrepancy", "tolerance must be positive", tolerance, tolerance > 0)
     checks.option("discrepancy", "floor must be in (0, 1)", floor, 0 < floor < 1)
     checks.option("discrepancy", "steps must be at least 1", steps, steps >= 1)
     return Discrepancy(noise_std, noise_norm, tolerance, floor, steps)
@@ -137,11 +138,14 @@ class Tuned:
         _, (errors, answers) = jax.lax.scan(visit, problem.initial, grid)
         best = jnp.argmin(errors)
         spacing = -jnp.log(self.floor) / self.count
+        # The criterion's spread on the path: what the step is relative to, whatever its units, offset and sign.
+        spread = jnp.max(errors) - jnp.min(errors)
+        spread = jnp.where(spread > 0, spread, 1)
 
         def descend(state, _):
             log_weight, error, slope, rate, x = state
-            # Of log error, so that the step doesn't depend on the units; never beyond the neighbor on the grid.
-            trial = log_weight - jnp.clip(rate * slope / error, -spacing, spacing)
+            # Never beyond the neighbor on the grid.
+            trial = log_weight - jnp.clip(rate * slope / spread, -spacing, spacing)
             (trial_error, trial_x), trial_slope = jax.value_and_grad(value, has_aux=True)(trial, x)
             better = trial_error < error
             old, new = (log_weight, error, slope, x), (trial, trial_error, trial_slope, trial_x)
@@ -198,13 +202,15 @@ class Sure:
     step: Any
 
     def __call__(self, problem, solve):
+        shapes = tuple(jax.tree.map(jnp.shape, x) for x in (problem.data, self.probe))
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"sure: probe must have the shape of the data, {shapes[0]}, got {shapes[1]}.")
         x = solve(problem)
         step = self.step * self.noise_std
         shifted = dataclasses.replace(problem, data=tree.add_scaled(problem.data, step, self.probe))
         moved = tree.subtract(shifted.predict(solve(shifted)), problem.predict(x))
         freedom = tree.vdot(self.probe, moved) / step
-        size = sum(leaf.size for leaf in jax.tree.leaves(problem.data))
-        return tree.squared_norm(problem.residual(x)) + self.noise_std**2 * (2 * freedom - size), x
+        return tree.squared_norm(problem.residual(x)) + self.noise_std**2 * (2 * freedom - problem.count), x
 
 
 def sure(noise_std: Scalar, probe: Float[Array, "..."], *, step: Scalar = 0.3) -> Sure:
@@ -212,7 +218,9 @@ def sure(noise_std: Scalar, probe: Float[Array, "..."], *, step: Scalar = 0.3) -
 
     `|data - F m|^2 - n s^2 + 2 s^2 df`, the degrees of freedom `df` by a difference of `step * noise_std` along `probe`, a
     standard normal draw in the shape of the data. The difference keeps its gradient in the weight unbiased, which the count of
-    non-zeros would not. Source: Stein (1981), doi:10.1214/aos/1176345632; Deledalle et al. (2014), doi:10.1137/140968045.
+    non-zeros would not. It may be negative.
+
+    Source: Stein (1981), doi:10.1214/aos/1176345632; Deledalle et al. (2014), doi:10.1137/140968045.
     """
     checks.option("sure", "noise_std must be positive", noise_std, noise_std > 0)
     return Sure(noise_std, probe, step)

@@ -78,10 +78,8 @@ def coarsen_spikes(reflectivity: Float[Array, "*trace fine"], factor: int) -> Fl
     checks.option("coarsen_spikes", "factor must be at least 1", factor, factor >= 1)
     fine = reflectivity.shape[-1]
     coarse = -(-fine // factor)
-    before = factor // 2
-    after = max(coarse * factor - before - fine, 0)
-    padded = jnp.pad(reflectivity, [(0, 0)] * (reflectivity.ndim - 1) + [(before, after)])[..., : coarse * factor]
-    return padded.reshape(*reflectivity.shape[:-1], coarse, factor).sum(axis=-1)
+    nearest = jnp.minimum((jnp.arange(fine) + factor // 2) // factor, coarse - 1)
+    return jnp.zeros((*reflectivity.shape[:-1], coarse), reflectivity.dtype).at[..., nearest].add(reflectivity)
 
 
 def add_noise(

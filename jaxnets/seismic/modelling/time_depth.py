@@ -68,7 +68,9 @@ def nmo(
     zero_offset = jnp.arange(gather.shape[-1]) * interval
 
     def correct(trace, offset):
-        times = jnp.sqrt(zero_offset**2 + (offset / velocity) ** 2)
+        squared = zero_offset**2 + (offset / velocity) ** 2
+        # The square root has no gradient at 0, which the first sample of zero offset is.
+        times = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
         kept = times <= (1 + stretch) * zero_offset
         return jnp.where(kept, jnp.interp(times, zero_offset, trace, right=0), 0)
 
