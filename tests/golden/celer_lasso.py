@@ -1,6 +1,7 @@
 """Makes celer_lasso.npz: what celer answers to the four problems of tests/proximal/test_fista_bars.py.
 
-Run: `python tests/golden/celer_lasso.py`, with the extras `test` and `bench`. Made 2026-11-22 with celer 0.7.4. For each problem the indices and the values of the non-zeros, float64.
+Run: `python tests/golden/celer_lasso.py`, with the extras `test` and `bench`. Made 2026-11-22 with celer 0.7.4.
+For each problem the indices and the values of the non-zeros, float64.
 """
 
 import pathlib

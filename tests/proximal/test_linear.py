@@ -198,7 +198,8 @@ def test_dot_test_at_odd_and_even_lengths_of_real_and_complex_numbers(bits, tole
                 name: [(a(x), a.adjoint(y)) for a, (x, y) in zip(operators[name], draws[name], strict=True)] for name in draws
             }
 
-        results = jax.jit(both)(operators, draws)
+        with jax.disable_jit(False):
+            results = jax.jit(both)(operators, draws)
     wrong = {}
     for name, pairs in draws.items():
         for operator, (x, y), (image, back) in zip(operators[name], pairs, results[name], strict=True):

@@ -99,6 +99,7 @@ def test_spikes_have_the_support_that_least_squares_lacks(snr, seed):
 # from a velocity model without error: scores are what the data add to it.
 
 SEEDS = (11, 12, 13)
+ANGLES = jnp.arange(0.0, 41.0, 5.0)
 
 
 def smoothed(logs):
@@ -121,7 +122,11 @@ def impedance_data(seed):
 
 @pytest.mark.slow
 def test_blocky_impedance_is_best_on_a_blocky_earth():
-    """SNR of log impedance about its mean, less that of the background, SPREADB."""
+    """SNR of log impedance about its mean, less that of the background, which has 7.6 to 10.8 dB.
+
+    Measured over the three earths: blocky 8.2 to 12.2 dB, damped 2.1 to 3.5, sparse steps 6.1 to 9.3 (median 8.0),
+    the wrong wavelet -2.7 to -2.4.
+    """
     truth, data, std = stacked([impedance_data(seed) for seed in SEEDS])
     background = smoothed(np.asarray(truth))
 
@@ -146,10 +151,9 @@ def test_blocky_impedance_is_best_on_a_blocky_earth():
     blocky, damped = gain(inversion.blocky, fraction), gain(inversion.damped, discrepancy)
     steps = gain(inversion.sparse_steps, discrepancy)
     wrong = gain(inversion.blocky, fraction, wavelets.rotate_phase(WAVELET, 90.0))
-    print(snr(background), blocky, damped, steps, wrong)
     assert blocky.min() > 7
     assert (blocky - damped).min() > 4.5
-    assert np.median(steps) > 5
+    assert np.median(steps) > 6.5
     assert wrong.max() < -1
 
 
@@ -167,14 +171,12 @@ def avo_data(seed):
     return add_noise(np.random.default_rng(seed), np.asarray(gather, np.float64), 20)[0], background, detail
 
 
-ANGLES = jnp.arange(0.0, 41.0, 5.0)
-
-
 @pytest.mark.slow
 def test_avo_recovers_three_parameters():
     """Correlation of the logs about their background (which scores 0): Vp, Vs, density, small contrasts, to 40 degrees.
 
-    SPREADA. Density is the least certain by far: at these angles it is hardly in the data.
+    Measured over the three earths: 0.80 to 0.93, 0.83 to 0.91, 0.43 to 0.94; medians 0.87, 0.89, 0.57. Density is the least
+    certain by far.
     """
     gathers, backgrounds, details = stacked([avo_data(seed) for seed in SEEDS])
     covariance = jnp.cov(jnp.concatenate([avo_data(seed)[2] for seed in (4, 5)], axis=1))  # of other wells
@@ -189,7 +191,6 @@ def test_avo_recovers_three_parameters():
         return jax.vmap(metrics.correlation)(found, detail)
 
     found = np.asarray(correlations(gathers, backgrounds, details, WAVELET))
-    print(found)
     assert np.all(np.min(found, axis=0) > (0.75, 0.78, 0.37))
     assert np.all(np.median(found, axis=0) > (0.83, 0.85, 0.5))
     assert np.max(correlations(gathers, backgrounds, details, wavelets.rotate_phase(WAVELET, 90.0))) < 0.4  # measured 0.07

@@ -232,7 +232,7 @@ class Stop:
 
 
 def gap(tolerance: Number) -> Stop:
-    """Stop at a duality gap of `tolerance f(0)`, `|y|^2 / 2` for least squares: up to rounding `F(x) - F*` is certainly smaller.
+    """Stop at a duality gap of `tolerance f(0)`, `|y|^2 / 2` for least squares: `F(x) - F*` is smaller, up to rounding.
 
     Terms that leave a direction unpenalized (`zero`, `nonnegative`, a weight of 0) give no useful bound: use `residual`.
 
