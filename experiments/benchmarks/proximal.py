@@ -291,10 +291,12 @@ def main() -> None:
         "--out", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()), help="folder for the table, JSON and PNG"
     )
     options = parser.parse_args()
-    results = {letter: BARS[letter](options) for letter in options.only.split(",")}
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "proximal.json").write_text(json.dumps(results, indent=1))
-    (options.out / "proximal.md").write_text(table(results))
+    results = {}
+    for letter in options.only.split(","):
+        results[letter] = BARS[letter](options)
+        (options.out / "proximal.json").write_text(json.dumps(results, indent=1))
+        (options.out / "proximal.md").write_text(table(results))
     print("\n" + table(results))
     if "d" in results:
         ratios = profile(results["d"])
