@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn import linear_model
 
 from jaxnets.proximal import fista, linear, prox
 
@@ -36,14 +37,13 @@ def test_the_gap_of_the_whole_problem_is_certified(jit):
     assert 2 < np.count_nonzero(solution.x) < CAPACITY < np.sum(np.abs(MATRIX.T @ DATA) > LAM)
 
 
-def test_it_is_celers_solution(jit):
-    celer = pytest.importorskip("celer")
+def test_it_is_the_solution_of_coordinate_descent_with_the_same_support(jit):
     with jax.enable_x64(True):
         a, y = jnp.asarray(MATRIX, float), jnp.asarray(DATA, float)
         problem = fista.least_squares(linear.matrix(a), y)
         solution = jit(lambda p: fista.working_set(p, prox.l1(LAM), capacity=CAPACITY, tolerance=1e-13))(problem)
-        model = celer.Lasso(alpha=LAM / ROWS, fit_intercept=False, tol=1e-14, max_iter=1000)
-        expected = model.fit(np.asfortranarray(MATRIX, float), np.asarray(DATA, float)).coef_
+        model = linear_model.Lasso(alpha=LAM / ROWS, fit_intercept=False, tol=1e-14, max_iter=100_000)
+        expected = model.fit(MATRIX.astype(float), DATA.astype(float)).coef_
         np.testing.assert_allclose(solution.x, expected, rtol=1e-6, atol=1e-8)
         assert ((np.asarray(solution.x) != 0) == (expected != 0)).all()
 
