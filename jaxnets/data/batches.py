@@ -101,12 +101,12 @@ def epoch_order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
 
 
 def indices(
-    seed: int, start: int, stop: int, size: int, batch: int, *, host: int = 0, hosts: int = 1
+    seed: int, start: int, stop: int, size: int, batch: int, *, shuffle: bool = True, host: int = 0, hosts: int = 1
 ) -> Int[np.ndarray, "steps host_batch"]:
     """Which examples steps start..stop-1 take: row i is the batch of step start + i, whatever ran before.
 
-    Each epoch visits `steps_per_epoch(size, batch) * batch` examples in a new order. With several hosts, each gets its
-    equal slice of every batch.
+    Each epoch visits `steps_per_epoch(size, batch) * batch` examples in a new order, without `shuffle` the first ones in
+    the order 0, 1, ... With several hosts, each gets its equal slice of every batch.
 
     Raises:
       InputError: `batch` is not in 1..size, or not a multiple of `hosts`.
@@ -119,7 +119,8 @@ def indices(
     if batch % hosts:
         raise InputError(f"batch must be a multiple of the {hosts} hosts, got {batch}.")
     first, last = start // steps, -(-stop // steps)
-    orders = [epoch_order(seed, epoch, size)[: steps * batch] for epoch in range(first, last)]
+    in_order = np.arange(size, dtype=np.int32)
+    orders = [(epoch_order(seed, epoch, size) if shuffle else in_order)[: steps * batch] for epoch in range(first, last)]
     rows = np.concatenate([np.empty(0, np.int32), *orders]).reshape(-1, hosts, batch // hosts)
     return rows[start - first * steps : stop - first * steps, host]
 

@@ -37,6 +37,7 @@ def fit(
     epochs: int | None = None,
     steps: int | None = None,
     seed: int = 0,
+    shuffle: bool = True,
     scan: bool = False,
     evaluate: Callable | None = None,
     test: Any = None,
@@ -49,6 +50,8 @@ def fit(
     mesh: jax.sharding.Mesh | None = None,
 ) -> Fit:
     """Trains for `epochs` or for `steps`; `data` has `len()` and is indexed by an array of positions.
+
+    Without `shuffle` every epoch reads positions 0, 1, ... in order, as windows of text must be for a carried state.
 
     The three intervals are in steps and default to an epoch; all end with the run. Each cut of the run gives a row of history:
     `step`, `epoch`, `seconds`, the step's metrics averaged over the applied steps since the last row, `skipped` (how many were
@@ -109,7 +112,7 @@ def fit(
                     callback(row)
 
     for low, high in itertools.pairwise(_cuts(start, total, cuts)):
-        order = batches.indices(seed, low, high, len(data), batch)
+        order = batches.indices(seed, low, high, len(data), batch, shuffle=shuffle)
         for index, positions in enumerate([order] if scan else order, start=1):
             if scan:
                 positions = positions if mesh is None else sharding.shard(positions, mesh, axis=1)

@@ -73,6 +73,15 @@ def test_an_epoch_visits_no_example_twice():
     assert len(np.unique(rows)) == rows.size == 20
 
 
+def test_without_shuffling_every_epoch_is_in_order():
+    rows = batches.indices(5, 0, 13, 23, 4, shuffle=False)
+    assert rows.dtype == np.int32
+    np.testing.assert_array_equal(rows.ravel(), np.arange(13 * 4) % 20)
+    np.testing.assert_array_equal(batches.indices(0, 7, 9, 23, 4, shuffle=False), rows[7:9])
+    parts = [batches.indices(0, 0, 13, 23, 4, shuffle=False, host=host, hosts=2) for host in range(2)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), rows)  # a host keeps its streams
+
+
 def test_hosts_share_every_batch_of_the_single_host_run():
     parts = [batches.indices(2, 3, 9, 30, 6, host=host, hosts=3) for host in range(3)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), batches.indices(2, 3, 9, 30, 6))

@@ -62,6 +62,18 @@ def test_fit_is_the_step_over_the_batches_of_seed_and_step(data, begin, scan):
     assert int(begin.step) == 0  # the caller's state stays valid
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_without_shuffling_every_epoch_reads_the_data_in_order(data, begin, scan):
+    def step(state, batch):  # the carry is the number that the digits read so far spell
+        carry = 10 * state.carry + batch.y[0] // 4
+        return dataclasses.replace(state, carry=carry, step=state.step + 1), {"loss": carry * 1.0}
+
+    counter = dataclasses.replace(begin, carry=jnp.int32(0))
+    numbered = dataclasses.replace(data, y=np.arange(22, dtype=np.int32))
+    fitted = loop.fit(step, counter, numbered, batch=4, steps=8, seed=3, shuffle=False, scan=scan)
+    assert int(fitted.state.carry) == 1234012  # batches 0..4, then 0..2
+
+
 def test_rows_hold_means_over_their_interval_and_exact_test_figures(data, begin):
     rows = []
     fitted = loop.fit(
