@@ -43,12 +43,16 @@ def from_params(
 
 
 def create(
-    model: Any, optimizer: optax.GradientTransformation, key: Key[Array, ""], x: Any, *, ema: bool = False
+    model: Any, optimizer: optax.GradientTransformation, key: Key[Array, ""], x: Any, *, carry: Carry = None, ema: bool = False
 ) -> TrainState:
     """State at step 0 of a Flax model: variables from `model.init` on the example input `x`, params apart from the rest.
 
-    `jax.vmap(lambda k: create(model, optimizer, k, x))(jax.random.split(key, n))` is an ensemble of n.
+    The rest is the carry, unless one is given: a recurrent state. Several states of one model are an ensemble:
+    `jax.vmap(lambda k: create(model, optimizer, k, x))(jax.random.split(key, n))`.
     """
     init_key, train_key = jax.random.split(key)
-    carry = dict(model.init(init_key, jnp.asarray(x)))
-    return from_params(carry.pop("params"), optimizer, train_key, carry=carry, ema=ema)
+    collections = dict(model.init(init_key, jnp.asarray(x)))
+    params = collections.pop("params")
+    # A copy, as the zeros of a state may be one buffer: that can't be donated.
+    carry = collections if carry is None else jax.tree.map(jnp.copy, carry)
+    return from_params(params, optimizer, train_key, carry=carry, ema=ema)

@@ -37,13 +37,35 @@ def supervised(apply: Callable, loss: Callable, *, weights: Callable | None = No
             outputs = apply(variables, batch.x, train=False)
         else:
             outputs, carry = apply(variables, batch.x, train=True, rngs={"dropout": key}, mutable=list(carry))
-        values = loss(outputs, batch.y)
-        values = values.astype(jnp.promote_types(values.dtype, "float32"))  # a sum in bfloat16 would have three digits
-        weight = jnp.ones(values.shape, jnp.float32) if weights is None else weights(batch.y)
-        if (each := getattr(batch, "weight", None)) is not None:
-            weight = weight * each.reshape(each.shape + (1,) * (weight.ndim - each.ndim))
-        sums = {name: losses.reduce(metric(outputs, batch.y), "sum", weights=weight) for name, metric in metrics.items()}
-        return losses.reduce(values, "sum", weights=weight), (weight.sum(), sums, carry)
+        return _sums(outputs, batch, loss, weights, metrics, carry)
+
+    return loss_fn
+
+
+def truncated_bptt(
+    apply: Callable, loss: Callable = losses.softmax_cross_entropy, *, weights: Callable | None = None, **metrics: Callable
+) -> LossFn:
+    """Loss of a recurrent model on one window of a sequence, whose state travels in the carry from window to window.
+
+    `apply(variables, x, initial=, reset=, train=) -> (outputs, final state)`; the batch has `x`, `y` `[batch, time, ...]` and,
+    optionally, `reset [batch, time]` (True where the state starts anew, as at the first step of a document) and `weight`. The
+    gradient ends where the window begins: it is exact where the window covers the sequence. Start with
+    `state.create(model, optimizer, key, x, carry=model.initial(batch))`. Row i of the next batch goes on where row i of this one
+    ended: no shuffling, and no `accumulate`. Evaluation starts from the zero state.
+
+    Source: Williams & Peng (1990), doi:10.1162/neco.1990.2.4.490.
+    """
+
+    def loss_fn(params, carry, batch, key):
+        batch = jax.tree.map(jnp.asarray, batch)
+        reset = getattr(batch, "reset", None)
+        if key is None:
+            outputs, _ = apply({"params": params}, batch.x, reset=reset, train=False)
+        else:
+            start = jax.lax.stop_gradient(carry)  # also where a caller differentiates through several steps
+            dropout = {"dropout": key}
+            outputs, carry = apply({"params": params}, batch.x, initial=start, reset=reset, train=True, rngs=dropout)
+        return _sums(outputs, batch, loss, weights, metrics, carry)
 
     return loss_fn
 
@@ -165,6 +187,17 @@ def make_eval_step(loss_fn: LossFn, *, ema: bool = False) -> Callable:
 def ema_warmup(decay: float) -> Callable:
     """Decay `min(decay, (1 + n) / (10 + n))` at step n, for `make_train_step(ema=...)`: early averages forget the start."""
     return lambda step: jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def _sums(outputs, batch, loss, weights, metrics, carry):
+    """What a loss function returns, of the outputs for a batch."""
+    values = loss(outputs, batch.y)
+    values = values.astype(jnp.promote_types(values.dtype, "float32"))  # a sum in bfloat16 would have three digits
+    weight = jnp.ones(values.shape, jnp.float32) if weights is None else weights(batch.y)
+    if (each := getattr(batch, "weight", None)) is not None:
+        weight = weight * each.reshape(each.shape + (1,) * (weight.ndim - each.ndim))
+    sums = {name: losses.reduce(metric(outputs, batch.y), "sum", weights=weight) for name, metric in metrics.items()}
+    return losses.reduce(values, "sum", weights=weight), (weight.sum(), sums, carry)
 
 
 def _norm(tree):

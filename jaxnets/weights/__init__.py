@@ -1,0 +1,1 @@
+"""Weights of other libraries, host side: `torch` reads state_dicts, `recurrent` maps those of torch.nn.RNN, LSTM and GRU."""
