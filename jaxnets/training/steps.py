@@ -10,7 +10,7 @@ step divides once: masks, uneven batches, accumulated microbatches and shards ar
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,19 @@ from jaxnets.training.state import TrainState
 from jaxnets.types import Array, Batch, Float, Int, LossFn, Step
 
 
-def supervised(apply: Callable, loss: Callable, *, weights: Callable | None = None, **metrics: Callable) -> LossFn:
+def supervised(
+    apply: Callable,
+    loss: Callable,
+    *,
+    weights: Callable | None = None,
+    inputs: Sequence[str] = (),
+    **metrics: Callable,
+) -> LossFn:
     """Loss of a Flax model on a batch with fields `x`, `y` and, optionally, `weight` (per example).
 
     `loss(outputs, y)` and each of `metrics(outputs, y)` give one value per element; `weights(y)` weighs the elements
-    (`functools.partial(losses.target_weights, ignore_index=255)`). The model takes `train=True` and a "dropout" key.
+    (`functools.partial(losses.target_weights, ignore_index=255)`). The model takes `train=True` and a "dropout" key, and as
+    keywords the fields of the batch that `inputs` names: ("lengths",) of sequences.
 
         steps.supervised(model.apply, losses.softmax_cross_entropy, accuracy=metrics.correct)
     """
@@ -33,10 +41,11 @@ def supervised(apply: Callable, loss: Callable, *, weights: Callable | None = No
     def loss_fn(params, carry, batch, key):
         batch = jax.tree.map(jnp.asarray, batch)  # of NumPy's arrays, where nothing was jitted
         variables = {"params": params, **carry}
+        more = {name: getattr(batch, name) for name in inputs}
         if key is None:
-            outputs = apply(variables, batch.x, train=False)
+            outputs = apply(variables, batch.x, **more, train=False)
         else:
-            outputs, carry = apply(variables, batch.x, train=True, rngs={"dropout": key}, mutable=list(carry))
+            outputs, carry = apply(variables, batch.x, **more, train=True, rngs={"dropout": key}, mutable=list(carry))
         return _sums(outputs, batch, loss, weights, metrics, carry)
 
     return loss_fn
@@ -50,8 +59,8 @@ def truncated_bptt(
     `apply(variables, x, initial=, reset=, train=) -> (outputs, final state)`; the batch has `x`, `y` `[batch, time, ...]` and,
     optionally, `reset [batch, time]` (True where the state starts anew, as at the first step of a document) and `weight`. The
     gradient ends where the window begins: it is exact where the window covers the sequence. Start with
-    `state.create(model, optimizer, key, x, carry=model.initial(batch))`. Row i of the next batch goes on where row i of this one
-    ended: no shuffling, and no `accumulate`. Evaluation starts from the zero state.
+    `state.create(model, optimizer, key, x, carry=model.initial(batch))`. Row i of the next batch goes on where row i of
+    this one ended: no shuffling, and no `accumulate`. Evaluation starts from the zero state.
 
     Source: Williams & Peng (1990), doi:10.1162/neco.1990.2.4.490.
     """

@@ -1,8 +1,8 @@
 """Recurrent cells: frozen descriptions with pure functions, to be run by `recurrence` or owned by the Flax layer `Recurrent`.
 
     cell = rnn.LSTM(256)
-    params = {name: init(key, shape) for name, (init, shape) in cell.parameters(inputs).items()}  # a key each
-    state = cell.step(params, cell.initial(batch), x)                                             # one step
+    params = cell.init(key, inputs)
+    state = cell.step(params, cell.initial(batch), x)  # one step
 
 The columns of a matrix are its gates side by side, in PyTorch's order.
 """
@@ -18,7 +18,7 @@ from flax.typing import Initializer
 
 from jaxnets.models.rnn import recurrence
 from jaxnets.models.rnn.recurrence import products
-from jaxnets.types import Array, Params
+from jaxnets.types import Array, Key, Params
 
 Specification = dict[str, tuple[Initializer, tuple[int, ...]]]  # of each parameter: how it starts, and its shape
 
@@ -27,8 +27,8 @@ Specification = dict[str, tuple[Initializer, tuple[int, ...]]]  # of each parame
 class Cell:
     """What every cell is: sizes and options, and functions of parameters and state.
 
-    A subclass has `parameters`, `initial` and `step`, and `read` where its output is not its state. `step` uses a parameter with
-    two axes only as a weight of `recurrence.products`, so that `scan` can defer its gradient.
+    A subclass has `parameters` and `step`, `initial` and `read` where state and output are not one array. `step` uses a
+    parameter with two axes only as a weight of `recurrence.products`, so that `scan` can defer its gradient.
     """
 
     width: int  # units
@@ -44,6 +44,13 @@ class Cell:
     def parameters(self, inputs: int) -> Specification:
         """Initializer and shape of every parameter, for `inputs` features."""
         raise NotImplementedError
+
+    def init(self, key: Key[Array, ""], inputs: int, dtype: Any = float) -> Params:
+        """Parameters for `inputs` features, each drawn from a key of its own."""
+        specification, wide = self.parameters(inputs), jnp.promote_types(dtype, "float32")  # QR has no half precision
+        keys = jax.random.split(key, len(specification))
+        drawn = {name: init(k, shape, wide) for k, (name, (init, shape)) in zip(keys, specification.items(), strict=True)}
+        return jax.tree.map(lambda value: value.astype(dtype), drawn)
 
     def initial(self, batch: int, dtype: Any = float) -> Any:
         """The zero state of `batch` rows."""
@@ -67,17 +74,17 @@ class Cell:
 class Elman(Cell):
     """Simple recurrent layer `h' = f(x W + h U + b)`.
 
-    Parameters: `input [features, width]`, `recurrent [width, width]`, `bias [width]`. With relu start `recurrent` at the identity
-    (`layers.identity()`), or states explode.
+    Parameters: `input [features, width]`, `recurrent [width, width]`, `bias [width]`. `recurrent` starts orthogonal; with relu
+    let it start at the identity (`layers.identity()`), or states explode.
 
     Source: Elman (1990), doi:10.1207/s15516709cog1402_1; relu: Le, Jaitly & Hinton (2015), arXiv:1504.00941.
     """
 
     activation: Callable[[Any], Any] = jnp.tanh
-    recurrent_init: Initializer = nn.initializers.orthogonal()
+    recurrent_init: Initializer | None = None
 
     def parameters(self, inputs: int) -> Specification:
-        return _gates(inputs, self.width, 1, self.recurrent_init)
+        return _gates(inputs, self.width, 1, self.recurrent_init or nn.initializers.orthogonal())
 
     def step(self, params: Params, state: Array, x: Array) -> Array:
         z = products((x, params["input"]), (state, params["recurrent"]))
@@ -123,7 +130,11 @@ class LSTM(Cell):
 
     def parameters(self, inputs: int) -> Specification:
         width, ones, zeros = self.width, nn.initializers.ones, nn.initializers.zeros
-        bias = lambda key, shape, dtype=float: jnp.zeros(shape, dtype).at[width : 2 * width].set(self.forget_bias)
+
+        def bias(key, shape, dtype=float):
+            del key
+            return jnp.zeros(shape, dtype).at[width : 2 * width].set(self.forget_bias)
+
         specification = _gates(inputs, self.outputs, 4, nn.initializers.orthogonal(), width) | {"bias": (bias, (4 * width,))}
         if self.projection:
             specification["projection"] = (nn.initializers.lecun_normal(), (width, self.projection))
@@ -166,8 +177,8 @@ class GRU(Cell):
     `reset_after` (cuDNN, PyTorch): `n = tanh(x W_n + b_n + σ(r) (h U_n + b'_n))`; otherwise (the paper):
     `n = tanh(x W_n + (σ(r) h) U_n + b_n)`.
 
-    Parameters: `input [features, 3 width]`, `bias [3 width]`; `recurrent [width, 3 width]` and `recurrent_bias [width]` (of `n`), or
-    `recurrent [width, 2 width]` and `recurrent_candidate [width, width]`.
+    Parameters: `input [features, 3 width]`, `bias [3 width]`; `recurrent [width, 3 width]` and `recurrent_bias [width]`, the
+    `b'_n`, or `recurrent [width, 2 width]` and `recurrent_candidate [width, width]`.
 
     Source: Cho et al. (2014), arXiv:1406.1078, eq. 5-8.
     """

@@ -118,7 +118,8 @@ def sample(
     if prompt is not None and len(prompt):
         logits, recurrent = model.apply(variables, prompt[None], initial=None if state is None else state.state)
         state = Written(recurrent, logits[0, -1], jnp.zeros((), jnp.int32) if state is None else state.count)
-    _require("sample", state is not None, "needs a prompt or a state", f"prompt {prompt} and no state")
+    if state is None:
+        raise ValueError(f"sample: needs a prompt or a state, got prompt {prompt} and no state.")
     symbols = state.logits.shape[-1]
     _require("sample", top_k is None or 1 <= top_k <= symbols, f"top_k must be None or in 1..{symbols}", top_k)
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from jaxnets.models.rnn.cells import Cell
 from jaxnets.models.rnn.recurrence import Conditions
-from jaxnets.types import Array, Bool, Float, Int, Params
+from jaxnets.types import Array, Bool, Float, Num, Params
 
 
 class Recurrent(nn.Module):
@@ -68,7 +68,7 @@ class Recurrent(nn.Module):
         self,
         x: Float[Array, "..."],
         *,
-        lengths: Int[Array, " batch"] | None = None,
+        lengths: Num[Array, " batch"] | None = None,
         initial: Any = None,
         reset: Bool[Array, "..."] | None = None,
         train: bool = False,
@@ -101,6 +101,9 @@ class Recurrent(nn.Module):
         return jnp.concatenate([forward, backward], axis=-1), (last, first)
 
     def _direction(self, params, start, x, conditions, train, reverse=False):
+        if reverse and conditions.reset is not None:  # backwards, a document is entered at the step before the next one starts
+            starts = conditions.reset if conditions.mask is None else conditions.reset & conditions.mask
+            conditions = conditions._replace(reset=jnp.concatenate([starts[1:], jnp.zeros_like(starts[:1])]))
         conditions = self._noise(start, x.shape[:2], conditions, train)
         options = {"reverse": reverse, "unroll": self.unroll, "remat": self.remat, "plain": self.plain}
         final, states = self.cell.scan(params, start, x, conditions, **options)
@@ -127,21 +130,20 @@ class Recurrent(nn.Module):
 
     def _draw(self, key: Any, inputs: int) -> Params:
         """Parameters of one layer, each from a key of its own."""
-        if self.bidirectional:
-            forward, backward = jax.random.split(key)
-            return {"forward": self._one(forward, inputs), "backward": self._one(backward, inputs)}
-        return self._one(key, inputs)
-
-    def _one(self, key: Any, inputs: int) -> Params:
-        specification = self.cell.parameters(inputs)
-        keys = jax.random.split(key, len(specification))
-        return {n: init(k, shape, self.param_dtype) for k, (n, (init, shape)) in zip(keys, specification.items(), strict=True)}
+        if not self.bidirectional:
+            return self.cell.init(key, inputs, self.param_dtype)
+        forward, backward = jax.random.split(key)
+        return {
+            "forward": self.cell.init(forward, inputs, self.param_dtype),
+            "backward": self.cell.init(backward, inputs, self.param_dtype),
+        }
 
 
 def _mask(lengths: Array | None, time: int, batch: int) -> Array | None:
     """True at the steps that count, `[time, batch]`."""
     if lengths is None:
         return None
+    _require(bool(jnp.issubdtype(lengths.dtype, jnp.integer)), "lengths must be integers", lengths.dtype)
     _require(lengths.shape == (batch,), f"lengths must be one number for each of {batch} rows", lengths.shape)
     if not isinstance(lengths, jax.core.Tracer):
         known = np.asarray(lengths)  # NumPy's: inside jit even a comparison of constants is traced

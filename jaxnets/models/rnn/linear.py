@@ -34,15 +34,13 @@ def linear_recurrence(
     [1.0, 1.5, 1.75]
 
     Raises:
-      ValueError: shapes that do not fit; an unknown form.
+      ValueError: `a` of another shape; an unknown form.
     Source: Blelloch (1990), section 1.4, Prefix sums and their applications; Martin & Cundy (2018), arXiv:1709.04057.
     """
     if form not in (None, "scan", "associative"):
         raise ValueError(f"linear_recurrence: form must be None, 'scan' or 'associative', got {form!r}.")
     if a.shape not in (b.shape, b.shape[2:]):
         raise ValueError(f"linear_recurrence: a must be {b.shape} like b, or {b.shape[2:]}, got {a.shape}.")
-    if initial.shape != b.shape[1:]:
-        raise ValueError(f"linear_recurrence: initial must be {b.shape[1:]}, got {initial.shape}.")
     a = a.reshape((1,) * (3 - a.ndim) + a.shape)
     b = b.astype(jnp.result_type(a, b, initial))
     if not len(b):

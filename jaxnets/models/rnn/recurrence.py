@@ -162,7 +162,10 @@ def _deferred(step: StepFn, reverse: bool, unroll: int) -> Callable:
 
     def pull_backward(residuals, seconds):
         primals, conditions, *saved, cotangents = residuals
-        first = lambda primals, cotangents: jax.vjp(lambda *p: plain(*p, conditions), *primals)[1](cotangents)
+
+        def first(primals, cotangents):
+            return jax.vjp(lambda *p: plain(*p, conditions), *primals)[1](cotangents)
+
         d_primals, d_cotangents = jax.vjp(first, primals, cotangents)[1](seconds)
         # Zeros, not None: jax 0.10 and 0.12 fail to transpose a scan of which only some outputs have a cotangent.
         return d_primals, None, *jax.tree.map(jnp.zeros_like, saved), d_cotangents
