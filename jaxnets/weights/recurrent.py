@@ -16,7 +16,7 @@ KERNELS = {"input": "weight_ih", "recurrent": "weight_hh", "projection": "weight
 
 
 def load(source: torch.StateDict | torch.PathLike, variables: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
-    """`variables` with the weights of a torch.nn.RNN, LSTM or GRU, cast to the dtypes they had.
+    """`variables` with the weights of a torch.nn.RNN, LSTM or GRU as NumPy arrays, cast to the dtypes they had.
 
     `source` is what `torch.read` takes. `variables` are those of a `Recurrent` with the same cell, layers and directions, or
     their shapes alone. `prefix` picks the names of one module ("encoder.rnn."); others are left alone. A module without

@@ -27,15 +27,13 @@ def state_gradients(
 
     Source: Pascanu, Mikolov & Bengio (2013), eq. 5, arXiv:1211.5063.
     """
-    split = lambda state: jax.tree.map(lambda s: (s.real, s.imag) if jnp.iscomplexobj(s) else s, state)
-    merge = lambda like, parts: jax.tree.map(lambda s, p: lax.complex(*p) if jnp.iscomplexobj(s) else p, like, parts)
     row = jax.tree.map(lambda s: s[0], state)
-    unravel = flatten_util.ravel_pytree(split(row))[1]
+    unravel = flatten_util.ravel_pytree(_split(row))[1]
 
     def advance(flat, x):  # one row, its state as one vector
-        before = merge(row, unravel(flat))
+        before = _merge(row, unravel(flat))
         after = step(jax.tree.map(lambda s: s[None], before), x[None])
-        return flatten_util.ravel_pytree(split(jax.tree.map(lambda s: s[0], after)))[0]
+        return flatten_util.ravel_pytree(_split(jax.tree.map(lambda s: s[0], after)))[0]
 
     def forward(flat, x):
         return jax.vmap(advance)(flat, x), flat
@@ -53,7 +51,7 @@ def state_gradients(
             return jnp.linalg.norm(matrices, ord=2, axis=(-2, -1))
         return jnp.sqrt(jnp.sum(matrices**2, axis=(-2, -1)) / matrices.shape[-1])
 
-    start = jax.vmap(lambda state: flatten_util.ravel_pytree(split(state))[0])(state)
+    start = jax.vmap(lambda state: flatten_util.ravel_pytree(_split(state))[0])(state)
     xs = xs.swapaxes(0, 1)
     _, states = lax.scan(forward, start, xs)
     batch, size = start.shape
@@ -67,7 +65,7 @@ def input_gradients(
 ) -> Float[Array, "batch time"]:
     """`‖∂ loss(x) / ∂x_{T-lag}‖` for lag 0..T-1, where T is a row's own length; 0 beyond.
 
-    `loss(x)` is a number, such as the loss of the last outputs: `lambda x: loss(model.apply(variables, x, lengths=lengths), y)`.
+    `loss(x)` is a number: `lambda x: losses.softmax_cross_entropy(model.apply(variables, x, lengths=lengths), y).sum()`.
     """
     norms = jnp.linalg.norm(jax.grad(loss)(x), axis=-1)[:, ::-1]
     if lengths is None:
@@ -75,3 +73,12 @@ def input_gradients(
     lags = jnp.arange(x.shape[1])[None]
     shifted = jnp.take_along_axis(norms, (lags - lengths[:, None]) % x.shape[1], axis=1)
     return jnp.where(lags < lengths[:, None], shifted, 0)
+
+
+def _split(state: Any) -> Any:
+    """Complex leaves as pairs of real ones."""
+    return jax.tree.map(lambda s: (s.real, s.imag) if jnp.iscomplexobj(s) else s, state)
+
+
+def _merge(like: Any, parts: Any) -> Any:
+    return jax.tree.map(lambda s, part: lax.complex(*part) if jnp.iscomplexobj(s) else part, like, parts)

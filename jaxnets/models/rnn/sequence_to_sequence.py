@@ -32,14 +32,15 @@ class SequenceToSequence(nn.Module):
 
     `target` is what the decoder reads: the start symbol, then the right symbols (teacher forcing); see `greedy`. `lengths` are
     those of the sources: ids beyond have attention exactly 0 and may be any, and a source of length 0 is a zero context.
+    An id outside its vocabulary is an error where it is known, and makes NaN inside jit.
     Dropout acts on the embeddings, between the encoder's layers and before the head. `mutable=["intermediates"]` also gives
     `attention [batch, time, source]`. To train on batches with x, y, `target` and `lengths`:
 
         steps.supervised(model.apply, losses.softmax_cross_entropy, inputs=("target", "lengths"))
 
-    Parameters: `embed_source/embedding` and `embed_target/embedding` `[vocabulary, embedding]`, `encoder/layer_i/...`, `decoder/layer_i/...`,
-    `attention/query [outputs, attention]`, `attention/key [features, attention]`, `attention/score [attention]`, `head/kernel`,
-    `head/bias`.
+    Parameters: `embed_source/embedding` and `embed_target/embedding` `[vocabulary, embedding]`; `encoder/layer_i/...`,
+    `decoder/layer_i/...`; `attention/query [outputs, attention]`, `attention/key [features, attention]`,
+    `attention/score [attention]`; `head/kernel`, `head/bias`.
 
     Raises:
       ValueError: a bad field; sources or targets that are not integers `[batch, time]` or are outside the vocabulary; see
@@ -95,7 +96,7 @@ class SequenceToSequence(nn.Module):
             mask = jnp.arange(source.shape[1])[None] < lengths[:, None]
             source = jnp.where(mask, source, 0)
         language.check_ids("SequenceToSequence", "source", source, self.source_vocabulary, axes=2)
-        x = self.drop(self.embed_source(source), deterministic=not train)
+        x = self.drop(self.embed_source(_nan_beyond(source, self.source_vocabulary)), deterministic=not train)
         values, final = self.encoder(x, lengths=lengths, train=train)
         state = tuple(backward for _, backward in final) if self.bidirectional else final
         return Memory(values, values @ self.scores["key"], mask), state
@@ -103,7 +104,7 @@ class SequenceToSequence(nn.Module):
     def decode(self, memory: Memory, state: Any, target: Array, *, train: bool = False) -> tuple[Array, Any]:
         """Logits after each symbol, and the decoder's state after the last."""
         language.check_ids("SequenceToSequence", "target", target, self.target_vocabulary, axes=2)
-        symbols = self.drop(self.embed_target(target), deterministic=not train)
+        symbols = self.drop(self.embed_target(_nan_beyond(target, self.target_vocabulary)), deterministic=not train)
         step = _decoder_step(self.cell, self.decoder, self.scores, memory)
         state, (outputs, weights) = lax.scan(step, state, symbols.swapaxes(0, 1))
         self.sow("intermediates", "attention", weights.swapaxes(0, 1))
@@ -165,8 +166,8 @@ def _decoder_step(cell: Cell, params: Params, scores: Params, memory: Memory) ->
     layers = [params[f"layer_{index}"] for index in range(len(params))]
 
     def step(state, symbol):
-        nothing = jnp.zeros((len(symbol), cell.outputs), symbol.dtype)
-        query = cell.read(layers[-1], state[-1], nothing) @ scores["query"]
+        inputs = cell.outputs if layers[1:] else symbol.shape[-1] + memory.values.shape[-1]  # of the last layer
+        query = cell.read(layers[-1], state[-1], jnp.zeros((len(symbol), inputs), symbol.dtype)) @ scores["query"]
         weights = _masked_softmax(jnp.tanh(query[:, None] + memory.keys) @ scores["score"], memory.mask)
         context = jnp.einsum("bs,bsf->bf", weights, memory.values)
         x, after = jnp.concatenate([symbol, context], axis=-1), []
@@ -182,3 +183,8 @@ def _masked_softmax(scores: Array, mask: Array) -> Array:
     """Exactly 0 where `mask` is False; all 0, not NaN, where it is so everywhere."""
     lowest = jnp.finfo(scores.dtype).min  # with -inf, a row without a single True would be NaN
     return jnp.where(mask, jax.nn.softmax(jnp.where(mask, scores, lowest)), 0)
+
+
+def _nan_beyond(ids: Array, vocabulary: int) -> Array:
+    """Ids whose embeddings are NaN where they are outside the vocabulary: -1 alone would be the last row."""
+    return jnp.where(ids < 0, vocabulary, ids)
