@@ -88,6 +88,21 @@ def test_a_batch_needs_no_weight_field(batch):
     close(row, expected)
 
 
+def test_a_model_is_given_the_fields_that_inputs_names(batch):
+    """`scale` reaches the model in training and in evaluation; a field that the batch lacks is an error."""
+    scaled = collections.namedtuple("Scaled", ["x", "y", "scale"])(batch.x, batch.y, np.float32(3))
+
+    def apply(variables, x, scale, **options):
+        return PLAIN.apply(variables, x * scale, **options)
+
+    loss = steps.supervised(apply, losses.softmax_cross_entropy, inputs=("scale",))
+    tripled = dataclasses.replace(batch, x=3 * batch.x)
+    for key in (jax.random.key(0), None):
+        close(loss(start().params, {}, scaled, key)[0], PLAIN_LOSS(start().params, {}, tripled, key)[0])
+    with pytest.raises(AttributeError, match="scale"):
+        loss(start().params, {}, batch, None)
+
+
 def test_an_empty_batch_has_zero_loss_and_gradient(batch):
     empty = dataclasses.replace(batch, weight=jnp.zeros(8))
     after, row = steps.make_train_step(PLAIN_LOSS, optax.sgd(0.1))(start(optimizer=optax.sgd(0.1)), empty)

@@ -61,6 +61,8 @@ def scan(
     for name, value in (("unroll", unroll), ("remat", remat)):
         if value is not None and value < 1:
             raise ValueError(f"recurrence.scan: {name} must be at least 1, got {value}.")
+    if not len(xs):  # without jit `lax.scan` refuses it
+        return state, jax.tree.map(lambda s: jnp.zeros((0, *s.shape), s.dtype), state)
     run = (_plain if plain else _deferred)(step, reverse, unroll)
     if remat is None or remat >= len(xs):
         return run(params, state, xs, conditions)
@@ -268,4 +270,4 @@ def _outer(a: Array, d: Array) -> Array:
 
 def _chunk(time: int) -> int:
     """Steps whose `dz` wait together: a divisor of `time`, few enough to stay in a CPU's cache; all where there is none."""
-    return next((n for n in range(16, 3, -1) if time % n == 0), max(time, 1))
+    return next((n for n in range(16, 3, -1) if time % n == 0), time)
