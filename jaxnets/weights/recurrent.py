@@ -1,8 +1,8 @@
 """torch.nn.RNN, LSTM and GRU as variables of `rnn.Recurrent`, and back.
 
 Gates stand in the same order on both sides (LSTM i, f, g, o; GRU r, z, n) and kernels are transposed. PyTorch keeps two
-biases where only their sum counts: `bias = bias_ih + bias_hh`. In the candidate n of a GRU the reset gate comes between
-them: there `bias = bias_ih` and `recurrent_bias = bias_hh`.
+biases where only their sum counts: `bias = bias_ih + bias_hh`. The candidate n of a GRU, its last third, has parameters of
+its own here, and the reset gate between the biases: `bias_candidate = bias_ih` and `recurrent_bias = bias_hh`.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,8 @@ import numpy as np
 
 from jaxnets.weights import torch
 
+PLAIN = ("input", "recurrent", "bias")
+CANDIDATE = tuple(f"{name}_candidate" for name in PLAIN)
 KERNELS = {"input": "weight_ih", "recurrent": "weight_hh", "projection": "weight_hr"}
 
 
@@ -70,7 +72,7 @@ def _each_cell(name: str, function: Callable, params: Mapping[str, Any]) -> dict
         layer, suffix = params[f"layer_{index}"], f"_l{index}"
         both = set(layer) == {"forward", "backward"}
         for cell in layer.values() if both else (layer,):
-            if set(cell) - {"projection", "recurrent_bias"} != {"input", "recurrent", "bias"}:
+            if set(cell) - {"projection"} not in ({*PLAIN}, {*PLAIN, *CANDIDATE, "recurrent_bias"}):
                 raise ValueError(f"{name}: torch.nn has no cell with the parameters of layer_{index}, {sorted(cell)}.")
         tree[f"layer_{index}"] = (
             {"forward": function(layer["forward"], suffix), "backward": function(layer["backward"], f"{suffix}_reverse")}
@@ -82,6 +84,8 @@ def _each_cell(name: str, function: Callable, params: Mapping[str, Any]) -> dict
 
 def _to_torch(cell: Mapping[str, Any]) -> dict[str, np.ndarray]:
     arrays = {name: np.asarray(leaf) if hasattr(leaf, "__array__") else np.zeros(leaf.shape) for name, leaf in cell.items()}
+    if "recurrent_bias" in arrays:
+        arrays |= {name: np.concatenate([arrays[name], arrays[f"{name}_candidate"]], axis=-1) for name in PLAIN}
     state_dict = {theirs: arrays[ours].T.copy() for ours, theirs in KERNELS.items() if ours in arrays}
     inner = np.zeros_like(arrays["bias"])
     if "recurrent_bias" in arrays:
@@ -91,9 +95,11 @@ def _to_torch(cell: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _from_torch(weights: Mapping[str, np.ndarray], cell: Mapping[str, Any]) -> dict[str, np.ndarray]:
     arrays = {ours: weights[theirs].T for ours, theirs in KERNELS.items() if theirs in weights}
-    inner = weights["bias_hh"].copy()
-    if "recurrent_bias" in cell:
-        candidate = slice(-cell["recurrent_bias"].shape[0], None)
-        arrays["recurrent_bias"] = weights["bias_hh"][candidate]
-        inner[candidate] = 0
-    return {**arrays, "bias": weights["bias_ih"] + inner}
+    if "recurrent_bias" not in cell:
+        return {**arrays, "bias": weights["bias_ih"] + weights["bias_hh"]}
+    width = cell["recurrent_bias"].shape[0]
+    inner = np.concatenate([weights["bias_hh"][:-width], np.zeros_like(weights["bias_hh"][-width:])])
+    arrays["bias"] = weights["bias_ih"] + inner
+    candidate = {f"{name}_candidate": array[..., -width:] for name, array in arrays.items()}
+    gates = {name: array[..., :-width] for name, array in arrays.items()}
+    return {**gates, **candidate, "recurrent_bias": weights["bias_hh"][-width:]}

@@ -67,18 +67,19 @@ def normalized(p, state, x):
 
 def gru(p, h, x):
     """PyTorch's and cuDNN's variant: the reset gate multiplies U h + b'."""
-    (w_r, w_z, w_n), (u_r, u_z, u_n) = np.split(p["input"], 3, axis=1), np.split(p["recurrent"], 3, axis=1)
-    b_r, b_z, b_n = np.split(p["bias"], 3)
+    (w_r, w_z), (u_r, u_z) = np.split(p["input"], 2, axis=1), np.split(p["recurrent"], 2, axis=1)
+    b_r, b_z = np.split(p["bias"], 2)
     r, z = sigmoid(x @ w_r + h @ u_r + b_r), sigmoid(x @ w_z + h @ u_z + b_z)
-    return (1 - z) * np.tanh(x @ w_n + b_n + r * (h @ u_n + p["recurrent_bias"])) + z * h
+    of_state = h @ p["recurrent_candidate"] + p["recurrent_bias"]
+    return (1 - z) * np.tanh(x @ p["input_candidate"] + p["bias_candidate"] + r * of_state) + z * h
 
 
 def gru_paper(p, h, x):
     """Cho et al. (2014), eq. 5-8: the reset gate multiplies h."""
-    (w_r, w_z, w_n), (u_r, u_z) = np.split(p["input"], 3, axis=1), np.split(p["recurrent"], 2, axis=1)
-    b_r, b_z, b_n = np.split(p["bias"], 3)
+    (w_r, w_z), (u_r, u_z) = np.split(p["input"], 2, axis=1), np.split(p["recurrent"], 2, axis=1)
+    b_r, b_z = np.split(p["bias"], 2)
     r, z = sigmoid(x @ w_r + h @ u_r + b_r), sigmoid(x @ w_z + h @ u_z + b_z)
-    return z * h + (1 - z) * np.tanh(x @ w_n + (r * h) @ p["recurrent_candidate"] + b_n)
+    return z * h + (1 - z) * np.tanh(x @ p["input_candidate"] + (r * h) @ p["recurrent_candidate"] + p["bias_candidate"])
 
 
 TEXTBOOK = {

@@ -15,7 +15,7 @@ from jaxnets.types import InputError
 from jaxnets.weights import recurrent, torch
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
-GATES = {"elman": 1, "lstm": 4, "projection": 4, "gru": 3}
+GATES = {"elman": 1, "lstm": 4, "projection": 4, "gru": 2}
 
 
 def parameters(kind, *, layers=1, bidirectional=False, inputs=3, hidden=4, seed=0):
@@ -25,7 +25,11 @@ def parameters(kind, *, layers=1, bidirectional=False, inputs=3, hidden=4, seed=
 
     def cell(inputs):
         shapes = {"input": (inputs, gates * hidden), "recurrent": (outputs, gates * hidden), "bias": (gates * hidden,)}
-        shapes |= {"gru": {"recurrent_bias": (hidden,)}, "projection": {"projection": (hidden, outputs)}}.get(kind, {})
+        if kind == "gru":
+            shapes |= {"input_candidate": (inputs, hidden), "recurrent_candidate": (hidden, hidden)}
+            shapes |= {"bias_candidate": (hidden,), "recurrent_bias": (hidden,)}
+        elif kind == "projection":
+            shapes["projection"] = (hidden, outputs)
         return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
     widths = [inputs] + [outputs * (1 + bidirectional)] * (layers - 1)
@@ -61,7 +65,8 @@ def test_biases_add_up_but_for_the_candidate_of_a_gru():
     state_dict["bias_ih_l0"] += 1
     state_dict["bias_hh_l0"] += 10
     layer = recurrent.load(state_dict, parameters("gru"))["params"]["layer_0"]
-    assert layer["bias"].tolist() == [11.0] * 8 + [1.0] * 4
+    assert layer["bias"].tolist() == [11.0] * 8
+    assert layer["bias_candidate"].tolist() == [1.0] * 4
     assert layer["recurrent_bias"].tolist() == [10.0] * 4
     np.testing.assert_array_equal(state_dict["bias_hh_l0"], 10)  # the caller's array is left alone
 
@@ -84,8 +89,7 @@ def test_a_prefix_picks_one_module():
 def test_a_module_without_biases_has_zero_biases():
     state_dict = {n: a for n, a in recurrent.export(parameters("gru"), prefix="bias_net.").items() if "bias_net.bias" not in n}
     layer = recurrent.load(state_dict, parameters("gru"), prefix="bias_net.")["params"]["layer_0"]
-    assert not layer["bias"].any()
-    assert not layer["recurrent_bias"].any()
+    assert not any(layer[name].any() for name in ("bias", "bias_candidate", "recurrent_bias"))
     assert layer["input"].any()
 
 
@@ -113,11 +117,11 @@ def test_another_architecture_is_refused():
 
 @pytest.mark.parametrize("function", [recurrent.export, lambda variables: recurrent.load({}, variables)])
 def test_cells_that_torch_lacks_are_refused(function):
-    for name in ("peephole_i", "recurrent_candidate"):
+    for name in ("peephole_i", "input_other"):
         variables = parameters("gru")
         variables["params"]["layer_0"][name] = np.zeros(4)
         text = message(ValueError, function, variables)
-        assert "torch.nn has no cell with the parameters of layer_0, ['bias', 'input'" in text
+        assert "torch.nn has no cell with the parameters of layer_0, ['bias', " in text
         assert name in text
     assert "got ['embedding', 'layer_0']" in message(ValueError, function, {"params": {"layer_0": {}, "embedding": {}}})
 

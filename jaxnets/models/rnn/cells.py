@@ -177,8 +177,8 @@ class GRU(Cell):
     `reset_after` (cuDNN, PyTorch): `n = tanh(x W_n + b_n + σ(r) (h U_n + b'_n))`; otherwise (the paper):
     `n = tanh(x W_n + (σ(r) h) U_n + b_n)`.
 
-    Parameters: `input [features, 3 width]`, `bias [3 width]`; `recurrent [width, 3 width]` and `recurrent_bias [width]`, the
-    `b'_n`, or `recurrent [width, 2 width]` and `recurrent_candidate [width, width]`.
+    Parameters: `input [features, 2 width]`, `recurrent [width, 2 width]`, `bias [2 width]` of r and z; `input_candidate`,
+    `recurrent_candidate`, `bias_candidate` of n, and `recurrent_bias [width]`, the `b'_n`, if `reset_after`.
 
     Source: Cho et al. (2014), arXiv:1406.1078, eq. 5-8.
     """
@@ -187,32 +187,31 @@ class GRU(Cell):
 
     def parameters(self, inputs: int) -> Specification:
         orthogonal = nn.initializers.orthogonal()
-        specification = _gates(inputs, self.width, 3, orthogonal)
-        if self.reset_after:
-            return specification | {"recurrent_bias": (nn.initializers.zeros, (self.width,))}
-        specification["recurrent"] = (_side_by_side(orthogonal, 2), (self.width, 2 * self.width))
-        return specification | {"recurrent_candidate": (orthogonal, (self.width, self.width))}
+        candidate = _gates(inputs, self.width, 1, orthogonal)
+        specification = _gates(inputs, self.width, 2, orthogonal)
+        specification |= {f"{name}_candidate": value for name, value in candidate.items()}
+        bias = {"recurrent_bias": (nn.initializers.zeros, (self.width,))} if self.reset_after else {}
+        return specification | bias
 
     def step(self, params: Params, state: Array, x: Array) -> Array:
-        of_x = _shift(products((x, params["input"])), params["bias"])
-        of_state = products((state, params["recurrent"]))
-        gates = jax.nn.sigmoid(of_x[:, : 2 * self.width] + of_state[:, : 2 * self.width])
+        gates = jax.nn.sigmoid(_shift(products((x, params["input"]), (state, params["recurrent"])), params["bias"]))
         r, z = jnp.split(gates, 2, axis=-1)
+        of_x, of_state = (x, params["input_candidate"]), params["recurrent_candidate"]
         if self.reset_after:
-            candidate = r * _shift(of_state[:, 2 * self.width :], params["recurrent_bias"])
+            candidate = products(of_x) + r * _shift(products((state, of_state)), params["recurrent_bias"])
         else:
-            candidate = products((r * state, params["recurrent_candidate"]))
-        n = jnp.tanh(of_x[:, 2 * self.width :] + candidate)
+            candidate = products(of_x, (r * state, of_state))
+        n = jnp.tanh(_shift(candidate, params["bias_candidate"]))
         return n + z * (state - n)
 
 
 def _gates(inputs: int, hidden: int, gates: int, recurrent_init: Initializer, width: int | None = None) -> Specification:
     """Matrices of `gates` gates side by side, each drawn on its own, and their bias."""
-    width = width or hidden
+    columns = gates * (width or hidden)
     return {
-        "input": (_side_by_side(nn.initializers.lecun_normal(), gates), (inputs, gates * width)),
-        "recurrent": (_side_by_side(recurrent_init, gates), (hidden, gates * width)),
-        "bias": (nn.initializers.zeros, (gates * width,)),
+        "input": (_side_by_side(nn.initializers.lecun_normal(), gates), (inputs, columns)),
+        "recurrent": (_side_by_side(recurrent_init, gates), (hidden, columns)),
+        "bias": (nn.initializers.zeros, (columns,)),
     }
 
 
