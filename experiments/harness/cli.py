@@ -117,7 +117,8 @@ def _run(name: str, options: list[str], package: str) -> int:
     try:
         with _terminable():
             summary = module.main(chosen.config, current)
-        current.finish(summary, seconds=time.monotonic() - began)
+        if summary is not None:  # else the run was only asked something
+            current.finish(summary, seconds=time.monotonic() - began)
     except KeyboardInterrupt as stop:
         where = [] if chosen.out else ["--out", run.shown(current.folder)]
         current.print(f"stopped; to resume: {COMMAND} {shlex.join([name, *options, *where])}")
@@ -139,12 +140,20 @@ def _parse(name: str, module: Any, options: list[str]) -> Any:
 
     presets = module.PRESETS
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    scan.add_argument("--preset", nargs="?")  # known before the rest: it sets every default
-    preset = scan.parse_known_args(options)[0].preset or "default"
+    scan.add_argument("--preset", nargs="?")  # known before the rest: they set every default
+    scan.add_argument("--out", nargs="?", type=pathlib.Path)
+    known, others = scan.parse_known_args(options)
+    preset = known.preset or "default"
     if preset not in presets:
         raise UsageError(f"--preset {preset}: no such preset{_did_you_mean(preset, presets)} ({', '.join(presets)})")
+    defaults = presets[preset]
+    asking = {field.name for field in dataclasses.fields(defaults) if not field.metadata.get("of_run", True)}
+    if known.out and asking & {option.split("=")[0].lstrip("-").replace("-", "_") for option in others}:
+        from experiments.harness import run
+
+        defaults = run.of_folder(known.out, defaults)
     fields = [
-        ("config", type(presets[preset]), presets[preset]),
+        ("config", type(defaults), defaults),
         ("preset", option(str, f"start from the values of: {', '.join(presets)}"), preset),
         ("out", option(pathlib.Path | None, "run folder, resumed if it exists; None: results/NAME/TIME"), None),
         ("gallery", option(bool, "also write the README's figures to experiments/gallery"), False),

@@ -57,7 +57,7 @@ def start(
     elif present:
         raise InputError(f"--out {out}: holds {min(present)!r} but no run; choose a new folder")
     else:
-        _write_json(folder / "config.json", dataclasses.asdict(config))
+        _write_json(folder / "config.json", identity(config))
     run = Run(folder.absolute(), name=name, gallery=gallery)
     run.record_environment({"experiment": name, "preset": preset, "argv": list(argv)})
     devices = jax.devices()
@@ -67,6 +67,26 @@ def start(
     return run
 
 
+def identity(config: Any) -> dict[str, Any]:
+    """What makes a run the same run: all fields but those of `dataclasses.field(metadata={"of_run": False})`.
+
+    Such a field asks something of a finished run, such as a text; given on the command line, it makes the config of the run
+    at --out the default of all others.
+    """
+    values = dataclasses.asdict(config)
+    return {field.name: values[field.name] for field in dataclasses.fields(config) if field.metadata.get("of_run", True)}
+
+
+def of_folder(folder: pathlib.Path, config: Any) -> Any:
+    """`config` with the values of the run in `folder`; unchanged where there is none that can be used: `start` says why."""
+    try:
+        saved = report.read(folder / "config.json")
+        known = {name: tuple(v) if isinstance(v := saved[name], list) else v for name in identity(config) if name in saved}
+        return dataclasses.replace(config, **known)
+    except (OSError, ValueError, TypeError):
+        return config
+
+
 class Run:
     """What `main(config, run)` gets: `folder`, `checkpoints`, and ways to log, print, show progress and draw."""
 
@@ -74,7 +94,7 @@ class Run:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.name = name
-        self.console = rich.console.Console()
+        self.console = rich.console.Console(emoji=False)
         self._gallery = gallery
         self._metrics, self._summary = folder / "metrics.jsonl", folder / "summary.json"
         self._figures = folder / "figures"
@@ -269,7 +289,7 @@ def _same_run(folder: pathlib.Path, name: str, config: Any):
     there = _environment(folder).get("experiment", name)
     if there != name:
         raise InputError(f"--out {shown(folder)}: holds a run of {there}, not of {name}")
-    now = _plain(dataclasses.asdict(config))
+    now = _plain(identity(config))
     changes = []
     for key in {**before, **now}:
         old, new = (repr(side[key]) if key in side else "absent" for side in (before, now))

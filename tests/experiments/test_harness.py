@@ -40,6 +40,7 @@ class Config:
     folder: pathlib.Path | None = None  # must exist
     weight_decay: float = 0.0  # a name of two words
     end: str = ""  # how the run ends at step 8: interrupt, bug, input
+    show: int = dataclasses.field(default=0, metadata={"of_run": False})  # a row of a finished run
 
     def __post_init__(self):
         if self.steps < 1:
@@ -48,6 +49,8 @@ class Config:
 PRESETS = {"default": Config(), "smoke": Config(steps=3)}
 
 def main(config, run):
+    if config.show:
+        return run.print(f"lr {config.lr}: {run.rows()[config.show - 1]}")
     if config.folder and not config.folder.is_dir():
         raise InputError(f"--folder {config.folder}: no such folder")
     saved = run.checkpoints / "step"
@@ -253,6 +256,22 @@ def test_another_config_is_refused_key_by_key(command):
     config = report.read(pathlib.Path("r/config.json"))
     pathlib.Path("r/config.json").write_text(json.dumps({**config, "lr": 1.0, "old": 3, "end": None}))
     assert "(lr 1.0 -> 0.003, end None -> '', old 3 -> absent)" in command("count --out r")[2]
+
+
+def test_a_finished_run_is_asked_without_its_options_and_keeps_its_config_and_summary(command):
+    command("count --steps 3 --lr 0.5 --out r")
+    files = [pathlib.Path("r", name) for name in ("config.json", "summary.json", "metrics.jsonl")]
+    before = [path.read_bytes() for path in files]
+    for line in ("count --show 2 --out r", "count --out=r --show=2", "count --steps 3 --lr 0.5 --show 2 --out r"):
+        code, out, _ = command(line)
+        assert code == 0
+        assert "lr 0.5: {'step': 2," in out
+    assert command("count --show 2 --steps 5 --out r")[2].startswith(
+        "error: --out r: that run has another config (steps 3 -> 5)"
+    )
+    assert command("count --show 2 --preset smoke --out r")[0] == 0  # the run's own options go before a preset's
+    assert [path.read_bytes() for path in files] == before
+    assert "show" not in json.loads(before[0])
 
 
 def test_a_folder_that_is_no_run_of_this_experiment_is_refused_and_untouched(command, package, here):
