@@ -92,7 +92,11 @@ def _after_warmup(peak, warmup: int, schedule: optax.Schedule) -> optax.Schedule
 # ---- parameters by name ---------------------------------------------------------------------------------------------
 
 
-def decay_mask(exclude: str | Iterable[str] = ("bias", "scale")) -> Callable[[Params], Any]:
+# Biases and scales (`bias`, `head_bias`, ...) and the vectors of recurrent cells, for which zero is no better place.
+UNDECAYED = (r"(\w+_)?bias(_\w+)?$", r"(\w+_)?scale(_\w+)?$", r"peephole_\w+$", r"\w+_log$", r"frequency$")
+
+
+def decay_mask(exclude: str | Iterable[str] = UNDECAYED) -> Callable[[Params], Any]:
     """A function from parameters to a tree of booleans, False where a pattern of `exclude` matches the name.
 
     For any mask of optax: `optax.adamw(1e-3, mask=decay_mask())`, `optax.masked(proximal(l1, 1e-3), decay_mask())`.

@@ -96,6 +96,17 @@ def test_poly_ends_at_zero_and_starts_at_its_peak_for_any_length(jit):
 # ---- parameters by name
 
 
+def test_weight_decay_leaves_the_vectors_of_recurrent_cells_alone():
+    vectors = ("bias_candidate", "recurrent_bias", "head_bias", "scale_input", "bias_cell", "peephole_i", "nu_log", "frequency")
+    params = {
+        "layer_0": dict.fromkeys((*vectors, "input", "recurrent_candidate", "projection"), 1.0),
+        "bias_net": {"kernel": 1.0},
+    }
+    mask = optimizers.decay_mask()(params)
+    assert {name for name, decays in mask["layer_0"].items() if decays} == {"input", "recurrent_candidate", "projection"}
+    assert mask["bias_net"]["kernel"]
+
+
 def test_decay_mask_leaves_out_biases_and_scales_but_no_name_that_contains_theirs():
     mask = optimizers.decay_mask()({**PARAMS, "bias_net": {"kernel": jnp.ones(2)}})
     assert mask == {

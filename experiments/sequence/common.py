@@ -13,7 +13,7 @@ CLIP = 1.0  # bound of the gradient's norm
 def adam(lr: float, total: int, weight_decay: float = 0.0) -> optax.GradientTransformation:
     """AdamW on matrices: 5 % of the steps to warm up, then half a cosine to 0."""
     schedule = optimizers.warmup_cosine(lr, epochs=total, steps_per_epoch=1, warmup_epochs=total // 20)
-    return optax.adamw(schedule, weight_decay=weight_decay, mask=optimizers.decay_mask((".*bias.*", "scale.*")))
+    return optax.adamw(schedule, weight_decay=weight_decay, mask=optimizers.decay_mask())
 
 
 def cuts(total: int, parts: int) -> tuple[int, int]:
