@@ -1,10 +1,10 @@
-"""Initializers that Flax and `jax.nn.initializers` lack (variance scaling and the orthogonal ones are there).
+"""Layers and initializers that Flax and `jax.nn.initializers` lack, or have otherwise than PyTorch's weights need them.
 
 A kernel is `[*window, inputs, outputs]`, as in `nn.Dense` and `nn.Conv`: its fan-in is all but the last axis.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,128 @@ from flax import linen as nn
 from flax import traverse_util
 from flax.typing import Initializer
 
+from jaxnets import ops
 from jaxnets.types import Array, Float, Key, Params
+
+Kind: TypeAlias = Literal["batch", "group"] | None  # of normalization
+
+# N(0, 2 / fan_out), with which torchvision begins its convolutions. Source: He et al. (2015), eq. 14.
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Convolution(nn.Module):
+    """`ops.convolution` with the parameters `kernel [rows, columns, inputs / groups, features]` and `bias [features]`.
+
+    `nn.Conv` computes the same in one formulation for all shapes, which is slow on a CPU for 1x1, grouped and depthwise windows
+    and for many gradients. Without a `padding` there is torch's habitual `dilation (window - 1) / 2` on every side.
+    """
+
+    features: int
+    window: int | tuple[int, int] = 3
+    stride: int | tuple[int, int] = 1
+    padding: Any = None
+    dilation: int = 1
+    groups: int = 1
+    use_bias: bool = False
+    kernel_init: Initializer = he_fan_out
+    bias_init: Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns features"]:
+        window = (self.window, self.window) if isinstance(self.window, int) else tuple(self.window)
+        centered = (self.dilation * (window[0] - 1) // 2, self.dilation * (window[1] - 1) // 2)
+        kernel = self.param("kernel", self.kernel_init, (*window, x.shape[-1] // self.groups, self.features))
+        x, kernel = nn.dtypes.promote_dtype(x, kernel)
+        padding = centered if self.padding is None else self.padding
+        y = ops.convolution(x, kernel, stride=self.stride, padding=padding, dilation=self.dilation, groups=self.groups)
+        if self.use_bias:
+            y += self.param("bias", self.bias_init, (self.features,)).astype(y.dtype)[None, None, None]
+        return y
+
+
+class BatchNorm(nn.Module):
+    """`(x - m) / sqrt(v + ε) scale + bias` with mean and variance of the batch when `train`, else the running ones.
+
+    Each training step moves the running statistics by the share `momentum` towards the batch's, as in PyTorch: 0.1 is
+    what Flax calls 0.9. The running variance is unbiased, `n / (n - 1) v`, as PyTorch's is and Flax's isn't. Sums run over
+    all axes but the last and, where it is named, over the mapped axis `axis_name` (`vmap`, `shard_map`); under jit the
+    statistics of an array split over devices are those of the whole.
+
+    One value per channel (a batch of one image after 1x1 pooling) has no variance: the running statistics are used
+    and left as they are, where PyTorch raises.
+
+    Parameters: `scale`, `bias`; in `batch_stats`: `mean`, `var`. Source: Ioffe & Szegedy (2015), arXiv:1502.03167.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    axis_name: str | None = None
+    scale_init: Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch channels"], *, train: bool = False) -> Float[Array, "*batch channels"]:
+        shape = x.shape[-1:]
+        scale, bias = self.param("scale", self.scale_init, shape), self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        mean, var = running_mean.value, running_var.value
+        count = math.prod(x.shape[:-1]) * (1 if self.axis_name is None or not train else jax.lax.axis_size(self.axis_name))
+        if train and count > 1:
+            mean, var = _moments(x, mean, self.axis_name)
+            if not self.is_initializing():
+                for running, value in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
+                    running.value += self.momentum * (value - running.value).astype(running.value.dtype)
+        # In the dtype of the statistics, then in the input's: x - mean would lose the digits of bfloat16.
+        slope = scale * jax.lax.rsqrt(var + self.epsilon)
+        wide = x.astype(slope.dtype)
+        y = (wide - _last(mean, x)) * _last(slope, x) + _last(bias, x)
+        return y.astype(jnp.promote_types(x.dtype, scale.dtype))
+
+
+class GroupNorm(nn.GroupNorm):
+    """Flax's with PyTorch's epsilon, in the call of `BatchNorm`."""
+
+    epsilon: float = 1e-5
+
+    def __call__(self, x: Float[Array, "*batch channels"], *, train: bool = False) -> Float[Array, "*batch channels"]:
+        del train
+        return super().__call__(x)
+
+
+def normalization(kind: Kind, channels: int, *, name: str, scale_init: Initializer = nn.initializers.ones) -> Any:
+    """`normalize(x, train=train)`: "batch", "group" (32 groups, or what divides the channels), or None for none.
+
+    Raises:
+      ValueError: another kind.
+    Source: of the groups: Wu & He (2018), arXiv:1803.08494.
+    """
+    if kind == "batch":
+        return BatchNorm(scale_init=scale_init, name=name)
+    if kind == "group":
+        return GroupNorm(math.gcd(32, channels), scale_init=scale_init, name=name)
+    if kind is not None:
+        raise ValueError(f"normalization: expected 'batch', 'group' or None, got {kind!r}.")
+    return _unchanged
+
+
+def _unchanged(x: Array, *, train: bool = False) -> Array:
+    del train
+    return x
+
+
+def _moments(x: Array, near: Array, axis_name: str | None) -> tuple[Array, Array]:
+    """Mean and biased variance in one pass, in float32 at least, of differences from `near`, so that few digits cancel."""
+    near = jax.lax.stop_gradient(near).astype(jnp.promote_types(x.dtype, jnp.float32))
+    apart = x.astype(near.dtype) - _last(near, x)
+    axes = tuple(range(x.ndim - 1))
+    first, second = apart.mean(axes), (apart * apart).mean(axes)
+    if axis_name is not None:
+        first, second = jax.lax.pmean((first, second), axis_name)
+    return near + first, jnp.maximum(second - first * first, 0)
+
+
+def _last(values: Array, x: Array) -> Array:
+    return values.reshape((1,) * (x.ndim - 1) + values.shape)
 
 
 def scaled_normal(gain: int | float) -> Initializer:

@@ -1,0 +1,17 @@
+"""Operations on images, `batch height width channels`: one meaning each, the fastest formulation per platform."""
+
+from jaxnets.ops.convolution import bilinear_kernel, bilinear_upsample, convolution, transposed_convolution
+from jaxnets.ops.pooling import adaptive_average_pool, adaptive_max_pool, average_pool, max_pool
+from jaxnets.ops.resize import resize
+
+__all__ = [
+    "adaptive_average_pool",
+    "adaptive_max_pool",
+    "average_pool",
+    "bilinear_kernel",
+    "bilinear_upsample",
+    "convolution",
+    "max_pool",
+    "resize",
+    "transposed_convolution",
+]
