@@ -10,6 +10,7 @@ import os
 import pathlib
 import struct
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,7 @@ def cifar10_file(path: files.PathLike) -> batches.Dataset:
             raise InputError(f"{path}: expected CIFAR-10 records of {CIFAR10_RECORD} bytes each, got {stored} bytes.")
         records = np.fromfile(stream, np.uint8).reshape(-1, CIFAR10_RECORD)
     planes = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return batches.labeled(_unit(planes), records[:, 0], classes=10, source=str(path))
+    return batches.labeled(unit(planes), records[:, 0], classes=10, source=str(path))
 
 
 def folder(
@@ -122,7 +123,7 @@ def folder(
         names = sorted(entry.name for entry in pathlib.Path(path).iterdir() if entry.is_dir() and entry.name[0] != ".")
     if not names:
         raise InputError(f"{path}: expected one subfolder of pictures per class, got none.")
-    found = {name: _pictures(pathlib.Path(path) / name) for name in names}
+    found = {name: picture_files(pathlib.Path(path) / name) for name in names}
     for name, pictures in found.items():
         if not pictures:
             raise InputError(f"{path}/{name}: expected pictures ({', '.join(PICTURES)}), got none.")
@@ -140,9 +141,38 @@ def folder(
                 f"{picture}: expected {height}x{width} pixels as in {pictures[0].name}, got "
                 f"{pixels.shape[0]}x{pixels.shape[1]}; pass size=(height, width) to resize all."
             )
-        x[i] = _unit(pixels)
+        x[i] = unit(pixels)
     y = np.repeat(np.arange(len(names)), [len(found[name]) for name in names])
     return batches.labeled(x, y, classes=len(names), source=str(path)), tuple(names)
+
+
+def picture_files(path: files.PathLike) -> list[pathlib.Path]:
+    """The pictures (PNG, JPEG, BMP, PPM, WebP; by suffix) in a folder, sorted by name; hidden files are left out."""
+    with files.reading(path):
+        return sorted(file for file in pathlib.Path(path).iterdir() if file.suffix.lower() in PICTURES and file.name[0] != ".")
+
+
+def open_picture(path: files.PathLike, mode: str | None = None) -> Any:
+    """A picture of 8 bits per channel, decoded by pillow; converted to `mode` ("RGB", "L") unless that is None.
+
+    Raises:
+      InputError: unreadable, truncated, 16 bits, or of more pixels than pillow takes to be honest.
+    """
+    image = files.optional("PIL.Image", "pillow")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", image.DecompressionBombWarning)
+            with image.open(path, formats=sorted(set(PICTURES.values()))) as picture:
+                if picture.mode[0] in "IF":
+                    raise ValueError(f"mode {picture.mode}, where 8 bits per channel are expected")
+                return picture.convert(mode or picture.mode)
+    except Exception as error:  # pillow's decoders raise most of what Python has on a broken file
+        raise InputError(f"{path}: not a readable picture ({error}).") from error
+
+
+def unit(pixels: np.ndarray) -> np.ndarray:
+    """Bytes as float32 in [0, 1]."""
+    return np.divide(pixels, 255, dtype=np.float32)
 
 
 def idx(path: files.PathLike, *, limit: int = files.LIMIT) -> np.ndarray:
@@ -181,7 +211,7 @@ def _idx_pair(path: files.PathLike, prefix: str, classes: int) -> batches.Datase
     images, labels = idx(images_file), idx(labels_file)
     if images.ndim != 3 or images.dtype != np.uint8:
         raise InputError(f"{images_file}: expected uint8 [image, row, column], got {images.dtype}{list(images.shape)}.")
-    return batches.labeled(_unit(images[..., None]), labels, classes=classes, source=str(labels_file))
+    return batches.labeled(unit(images[..., None]), labels, classes=classes, source=str(labels_file))
 
 
 def _packed_or_not(path: pathlib.Path) -> pathlib.Path:
@@ -212,26 +242,8 @@ def _download_fashion_mnist() -> pathlib.Path:
     return paths[0].parent
 
 
-def _pictures(path: pathlib.Path) -> list[pathlib.Path]:
-    with files.reading(path):
-        return sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES and file.name[0] != ".")
-
-
 def _decode(image, path: pathlib.Path, channels: int, size: tuple[int, int] | None) -> np.ndarray:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", image.DecompressionBombWarning)
-            with image.open(path, formats=sorted(set(PICTURES.values()))) as picture:
-                if picture.mode[0] in "IF":
-                    raise ValueError(f"mode {picture.mode}, where 8 bits per channel are expected")
-                picture = picture.convert("L" if channels == 1 else "RGB")
-    except Exception as error:  # pillow's decoders raise most of what Python has on a broken file
-        raise InputError(f"{path}: not a readable picture ({error}).") from error
+    picture = open_picture(path, "L" if channels == 1 else "RGB")
     if size is not None:
         picture = picture.resize(size[::-1], image.Resampling.BILINEAR)
     return np.asarray(picture).reshape(picture.height, picture.width, channels)
-
-
-def _unit(pixels: np.ndarray) -> np.ndarray:
-    """Bytes as float32 in [0, 1]."""
-    return np.divide(pixels, 255, dtype=np.float32)
