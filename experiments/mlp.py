@@ -7,19 +7,18 @@ other work. With the default's dropout and widths the ensemble gains only 0.4 po
 
 import dataclasses
 import functools
-import itertools
 import math
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.harness import checks, figures
+from experiments.harness import checks
 from experiments.harness.run import Run
+from experiments.vision import classification
 from jaxnets import losses, metrics, optimizers
-from jaxnets.data import batches, images
+from jaxnets.data import batches
 from jaxnets.models import mlp
 from jaxnets.training import checkpoint, ensemble, loop, state, steps
 
@@ -56,7 +55,7 @@ PRESETS = {
 
 
 def main(config: Config, run: Run) -> dict[str, float]:
-    train, test, names = load(config)
+    train, test, names = classification.load(config)
     epochs = config.epochs or (60 if config.data == "digits" else 25)
     per_epoch = batches.steps_per_epoch(len(train), config.batch)
     normalization = None if config.normalization == "none" else config.normalization
@@ -91,69 +90,15 @@ def main(config: Config, run: Run) -> dict[str, float]:
     predict = jax.jit(functools.partial(ensemble.predict, model.apply))
     log_probabilities = np.concatenate([predict(fitted.state, x) for x in np.array_split(test.x, -(-len(test) // 1000))])
     each = loop.evaluate(jax.vmap(measure, in_axes=(0, None)), fitted.state, test, batch=config.batch)["accuracy"]
-    run.figure("learning", functools.partial(draw_learning, run.rows()), size=(8, 3), gallery=True)
-    run.figure("mistakes", functools.partial(draw_mistakes, test, log_probabilities, names), size=(8, 4.2), gallery=True)
+    run.figure("learning", functools.partial(classification.draw_learning, run.rows()), size=(8, 3), gallery=True)
+    run.figure(
+        "mistakes", functools.partial(classification.draw_mistakes, test, log_probabilities, names), size=(8, 4.2), gallery=True
+    )
     summary = {"test_accuracy": float(each.mean()), "spread": float(each.std()), "members": config.members}
     if config.members > 1:
         summary["ensemble_accuracy"] = float(np.mean(log_probabilities.argmax(-1) == test.y))
     return summary
 
 
-def load(config: Config):
-    """Training data, the data to measure on, and the classes' names."""
-    if config.data == "digits":
-        (train, test), names = images.digits(seed=config.seed), tuple("0123456789")
-    else:
-        train, test = images.fashion_mnist(None if config.data == "fashion-mnist" else config.data)
-        names = images.FASHION_MNIST_CLASSES if config.data == "fashion-mnist" else tuple("0123456789")
-    if config.validate:
-        train, test = batches.split(train, 0.1, seed=config.seed)
-    return train, test, names
-
-
 def size(members: state.TrainState) -> int:
     return sum(leaf[0].size for leaf in jax.tree.leaves(members.params))
-
-
-def draw_learning(rows, figure):
-    """Loss and error of every member against the epoch."""
-    rows = [row for row in rows if "test_loss" in row]
-    epochs = [row["epoch"] for row in rows]
-    left, right = figure.subplots(1, 2)
-    for name, style in (("loss", {"label": "training"}), ("test_loss", {"label": "test"})):
-        curves = np.array([np.atleast_1d(row[name]) for row in rows], float)
-        line = left.plot(epochs, curves.mean(1), **style)[0]
-        left.fill_between(epochs, curves.min(1), curves.max(1), color=line.get_color(), alpha=0.2, linewidth=0)
-        accuracy = np.array([np.atleast_1d(row[name.replace("loss", "accuracy")]) for row in rows], float)
-        right.plot(epochs, 100 * (1 - accuracy), color=line.get_color(), linewidth=0.8, alpha=max(0.25, 1 / accuracy.shape[1]))
-    left.set(xlabel="epoch", ylabel="cross entropy", yscale="log", title="mean and range over members")
-    left.legend()
-    right.set(xlabel="epoch", ylabel="error (%)", yscale="log", title="every member")
-    for axes in (left, right):
-        figures.plain_log(axes.yaxis)
-
-
-def draw_mistakes(test, log_probabilities, names, figure):
-    """The confusion matrix, and the mistakes made with the greatest confidence."""
-    predicted = log_probabilities.argmax(-1)
-    metric = metrics.confusion_matrix(len(names))
-    counts = np.asarray(metric.compute(metric.update(metric.init(), jnp.asarray(predicted), jnp.asarray(test.y))))
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.1))
-    axes = left.subplots()
-    axes.imshow(np.log1p(counts), cmap="Blues")
-    for (true, guess), count in np.ndenumerate(counts):
-        if count:
-            axes.text(
-                guess, true, int(count), ha="center", va="center", fontsize=6, color="white" if true == guess else "black"
-            )
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="predicted", ylabel="true")
-    axes.grid(False)
-    wrong = np.flatnonzero(predicted != test.y)
-    worst = wrong[np.argsort(-log_probabilities.max(-1)[wrong])][:12]
-    for axes, i in itertools.zip_longest(right.subplots(3, 4).flat, worst):
-        axes.axis("off")
-        if i is not None:
-            axes.imshow(test.x[i, ..., 0], cmap="gray_r")
-            axes.set_title(f"{names[predicted[i]]}\nis {names[test.y[i]]}", fontsize=7)

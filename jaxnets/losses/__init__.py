@@ -18,6 +18,7 @@ from jaxnets.losses.classification import (
     softmax_cross_entropy,
     softmax_focal,
 )
+from jaxnets.losses.composition import with_auxiliary, with_ohem
 from jaxnets.losses.divergence import gaussian_kl, kl_divergence, reverse_kl_divergence
 from jaxnets.losses.metric_learning import (
     contrastive,
@@ -75,4 +76,6 @@ __all__ = [
     "target_weights",
     "triplet",
     "tversky",
+    "with_auxiliary",
+    "with_ohem",
 ]

@@ -15,9 +15,12 @@
 - `logits` may be any scores for accuracies. Calibration and perplexity normalize them: pass `log p` for probabilities.
 """
 
+from jaxnets.metrics.boundary import BoundaryIou, boundary_iou
 from jaxnets.metrics.calibration import Calibration, CalibrationState, calibration
 from jaxnets.metrics.confusion import (
     ConfusionState,
+    Segmentation,
+    confusion,
     confusion_matrix,
     f1,
     frequency_weighted_iou,
@@ -27,6 +30,7 @@ from jaxnets.metrics.confusion import (
     pixel_accuracy,
     precision,
     recall,
+    segmentation,
 )
 from jaxnets.metrics.streaming import (
     MeanState,
@@ -45,15 +49,19 @@ from jaxnets.metrics.streaming import (
 )
 
 __all__ = [
+    "BoundaryIou",
     "Calibration",
     "CalibrationState",
     "ConfusionState",
     "MeanState",
     "Metric",
+    "Segmentation",
     "Sum",
     "accuracy",
     "add",
+    "boundary_iou",
     "calibration",
+    "confusion",
     "confusion_matrix",
     "correct",
     "f1",
@@ -67,6 +75,7 @@ __all__ = [
     "pixel_accuracy",
     "precision",
     "recall",
+    "segmentation",
     "top_k",
     "top_k_correct",
     "total",

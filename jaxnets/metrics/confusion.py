@@ -4,12 +4,16 @@
     state = metric.update(metric.init(), logits.argmax(-1), labels)
     metrics.mean_iou(metric.compute(state))
 
+    metrics.segmentation(metrics.confusion(labels, truth, classes=11, ignore_index=255))
+
 A score takes a matrix `[*members, classes, classes]` with true classes in rows, predicted classes in columns.
 """
 
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnets.metrics.streaming import Metric, Sum, Weight, add, broadcast_weight, total, zero
 from jaxnets.types import Array, Float, Integer
@@ -23,6 +27,19 @@ class ConfusionState(NamedTuple):
 
     matrix: Sum
     outside: Sum
+
+
+class Segmentation(NamedTuple):
+    """The usual scores of a confusion matrix; NaN for a class that has no pixel, and is left out of the means."""
+
+    pixel_accuracy: Float[Array, "..."]
+    mean_accuracy: Float[Array, "..."]
+    mean_iou: Float[Array, "..."]
+    frequency_weighted_iou: Float[Array, "..."]
+    mean_dice: Float[Array, "..."]
+    accuracy: Float[Array, "... classes"]  # share of a class's pixels that are found: recall
+    iou: Float[Array, "... classes"]
+    dice: Float[Array, "... classes"]  # F1
 
 
 def confusion_matrix(classes: int, *, ignore_index: int | None = None) -> Metric:
@@ -43,11 +60,7 @@ def confusion_matrix(classes: int, *, ignore_index: int | None = None) -> Metric
     def update(
         state: ConfusionState, predictions: Any, labels: Integer[Array, "*batch"], weight: Weight = None
     ) -> ConfusionState:
-        if not jnp.issubdtype(predictions.dtype, jnp.integer) or predictions.shape != labels.shape:
-            raise ValueError(
-                f"confusion_matrix: predictions must be class indices (logits.argmax(-1)) of shape {labels.shape}, "
-                f"got {predictions.dtype} of shape {predictions.shape}."
-            )
+        check_indices("confusion_matrix", predictions, labels)
         labels, predictions = labels.astype(int), predictions.astype(int)  # uint8 would wrap, and -100 would equal 156
         weight = broadcast_weight(weight, labels.shape)
         weight = weight if ignore_index is None else jnp.where(labels == ignore_index, 0, weight)
@@ -64,6 +77,39 @@ def confusion_matrix(classes: int, *, ignore_index: int | None = None) -> Metric
         return jnp.where(outside > 0, jnp.nan, total(state.matrix))
 
     return Metric(init, update, compute)
+
+
+def confusion(predictions: Any, labels: Any, *, classes: int, ignore_index: int | None = None) -> Matrix:
+    """The confusion matrix of predicted and true class indices, arrays of one shape, by `confusion_matrix`.
+
+    Raises:
+      ValueError: as there; outside of jit also an index that no class has, but for a label equal to `ignore_index`.
+    """
+    metric = confusion_matrix(classes, ignore_index=ignore_index)
+    predictions, labels = jnp.asarray(predictions), jnp.asarray(labels)
+    state = metric.update(metric.init(), predictions, labels)
+    outside = total(state.outside)
+    if not isinstance(outside, jax.core.Tracer) and outside > 0:
+        counted = np.asarray(labels) != ignore_index
+        for name, index in ((f"labels other than ignore_index={ignore_index}", labels), ("predictions", predictions)):
+            index = np.asarray(index)[counted]
+            for wrong in index[(index < 0) | (index >= classes)][:1]:
+                raise ValueError(f"confusion: {name} must be in [0, {classes}), got {wrong}.")
+    return metric.compute(state)
+
+
+def segmentation(matrix: Matrix) -> Segmentation:
+    """All scores of a segmentation, each by the function of its name; `accuracy` is `recall`, `dice` is `f1`."""
+    return Segmentation(
+        pixel_accuracy=pixel_accuracy(matrix),
+        mean_accuracy=mean_accuracy(matrix),
+        mean_iou=mean_iou(matrix),
+        frequency_weighted_iou=frequency_weighted_iou(matrix),
+        mean_dice=f1(matrix, average="macro", zero_division=jnp.nan),
+        accuracy=recall(matrix, zero_division=jnp.nan),
+        iou=iou(matrix),
+        dice=f1(matrix, zero_division=jnp.nan),
+    )
 
 
 def precision(matrix: Matrix, *, average: Average = None, zero_division: float = 0.0) -> Float[Array, "..."]:
@@ -116,6 +162,14 @@ def pixel_accuracy(matrix: Matrix) -> Float[Array, "*members"]:
 def mean_accuracy(matrix: Matrix) -> Float[Array, "*members"]:
     """Mean of `recall` over the classes present (balanced accuracy)."""
     return recall(matrix, average="macro", zero_division=jnp.nan)
+
+
+def check_indices(function: str, predictions: Any, labels: Any) -> None:
+    if not jnp.issubdtype(predictions.dtype, jnp.integer) or predictions.shape != labels.shape:
+        raise ValueError(
+            f"{function}: predictions must be class indices (logits.argmax(-1)) of shape {labels.shape}, "
+            f"got {predictions.dtype} of shape {predictions.shape}."
+        )
 
 
 def _margins(matrix):

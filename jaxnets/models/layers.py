@@ -76,7 +76,7 @@ class BatchNorm(nn.Module):
         scale, bias = self.param("scale", self.scale_init, shape), self.param("bias", nn.initializers.zeros, shape)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
-        mean, var = running_mean.value, running_var.value
+        scale, bias, mean, var = map(jnp.asarray, (scale, bias, running_mean.value, running_var.value))  # of loaded weights
         count = math.prod(x.shape[:-1]) * (1 if self.axis_name is None or not train else jax.lax.axis_size(self.axis_name))
         if train and count > 1:
             mean, var = _moments(x, mean, self.axis_name)
@@ -100,7 +100,7 @@ class GroupNorm(nn.GroupNorm):
         return super().__call__(x)
 
 
-def normalization(kind: Kind, channels: int, *, name: str, scale_init: Initializer = nn.initializers.ones) -> Any:
+def normalization(kind: Kind, channels: int, *, name: str | None = None, scale_init: Initializer = nn.initializers.ones) -> Any:
     """`normalize(x, train=train)`: "batch", "group" (32 groups, or what divides the channels), or None for none.
 
     Raises:

@@ -15,6 +15,7 @@ from jaxnets.models import layers
 from jaxnets.types import Array, Float
 
 Images = Float[Array, "batch height width channels"]
+Maps = Float[Array, "batch _ _ _"]
 EXPANSION = 4  # of a bottleneck: outputs per plane
 
 
@@ -40,13 +41,14 @@ class Block(nn.Module):
     zero_scale: bool = True
 
     @nn.compact
-    def __call__(self, x: Images, *, train: bool = False) -> Images:
+    def __call__(self, x: Images, *, train: bool = False) -> Maps:
         if self.kind == "basic":
             plan = [(self.planes, 3, self.stride, self.first_dilation), (self.planes, 3, 1, self.dilation)]
         else:
             inner = int(self.planes * (self.group_width / 64)) * self.groups
             early, late = (self.stride, 1) if self.early_stride else (1, self.stride)
-            plan = [(inner, 1, early, 1), (inner, 3, late, self.first_dilation), (self.planes * EXPANSION, 1, 1, 1)]
+            rate = self.dilation if self.early_stride else self.first_dilation
+            plan = [(inner, 1, early, 1), (inner, 3, late, rate), (self.planes * EXPANSION, 1, 1, 1)]
         outputs = plan[-1][0]
         shortcut = h = x
         for index, (features, window, stride, dilation) in enumerate(plan, start=1):
@@ -82,7 +84,7 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """A 7x7 convolution with stride 2 and 3x3 max pooling; "deep": three 3x3 before the pooling; "cifar": one 3x3, nothing else."""
+    """A 7x7 convolution with stride 2 and 3x3 max pooling; "deep": three 3x3 instead of it; "cifar": one 3x3, no more."""
 
     kind: Literal["imagenet", "deep", "cifar"]
     width: int
@@ -90,7 +92,7 @@ class Stem(nn.Module):
     preactivation: bool
 
     @nn.compact
-    def __call__(self, x: Images, *, train: bool = False) -> Images:
+    def __call__(self, x: Images, *, train: bool = False) -> Maps:
         plan = {
             "imagenet": [(self.width, 7, 2)],
             "deep": [(self.width, 3, 2), (self.width, 3, 1), (2 * self.width, 3, 1)],
@@ -113,12 +115,12 @@ class Stage(nn.Module):
     block: dict[str, Any]
 
     @nn.compact
-    def __call__(self, x: Images, *, train: bool = False) -> Images:
+    def __call__(self, x: Images, *, train: bool = False) -> Maps:
         for index in range(self.depth):
             first = index == 0
             stride, dilation = (self.stride, self.first_dilation) if first else (1, self.dilation)
-            options = {"stride": stride, "first_dilation": dilation, "dilation": self.dilation, **self.block}
-            x = Block(**options, name=f"block{index}")(x, train=train)
+            rates = {"first_dilation": dilation, "dilation": self.dilation}
+            x = Block(stride=stride, **rates, **self.block, name=f"block{index}")(x, train=train)
         return x
 
 
@@ -127,7 +129,7 @@ class ResNet(nn.Module):
 
     `output_stride` below the network's own turns the strides of the last stages into dilations. `dilate_first` is the
     convention for the first block of such a stage: False keeps the previous rate, as torchvision does, so that the maps agree
-    with the strided network's at its positions; True uses the new one, as semseg does.
+    with the strided network's at its positions; True uses the new one, as semseg does; None is True for semseg's deep stem.
 
     Batch statistics are in `batch_stats` (`mutable=["batch_stats"]` when `train`); dropout needs `rngs={"dropout": key}`.
 
@@ -144,7 +146,7 @@ class ResNet(nn.Module):
     width: int = 64  # of the stem, and planes of the first stage; each further stage has twice as many
     stem: Literal["imagenet", "deep", "cifar"] = "imagenet"
     output_stride: int | None = None
-    dilate_first: bool = False
+    dilate_first: bool | None = None
     groups: int = 1  # of the 3x3 in a bottleneck
     group_width: int = 64  # times planes / 64: channels of each group
     early_stride: bool = False  # in a bottleneck's first 1x1 (v1) rather than its 3x3 (v1.5)
@@ -176,22 +178,23 @@ class ResNet(nn.Module):
             "normalization": self.normalization,
             "zero_scale": self.zero_scale,
         }
+        dilate_first = self.stem == "deep" if self.dilate_first is None else self.dilate_first
         reached, dilation = (1 if self.stem == "cifar" else 4), 1
         for index, depth in enumerate(self.depths):
             stride, before = (1 if index == 0 else 2), dilation
             if self.output_stride is not None and reached * stride > self.output_stride:
                 stride, dilation = 1, dilation * stride
             reached *= stride
-            first = dilation if self.dilate_first else before
+            first = dilation if dilate_first else before
             stage = Stage(depth, stride, first, dilation, {"planes": self.width * 2**index, **block})
             setattr(self, f"stage{index + 1}", stage)
         if self.preactivation:
             channels = self.width * 2 ** (len(self.depths) - 1) * (EXPANSION if self.block == "bottleneck" else 1)
-            self.norm = layers.normalization(self.normalization, channels, name=None)
+            self.norm = layers.normalization(self.normalization, channels)
         self.drop = nn.Dropout(self.dropout)
         self.head = nn.Dense(self.classes)
 
-    def features(self, x: Images, *, train: bool = False) -> dict[str, Images]:
+    def features(self, x: Images, *, train: bool = False) -> dict[str, Maps]:
         """The maps after the stem and after each stage; a last map of a v2 network is normalized and rectified."""
         x = self.entry(x, train=train)
         maps = {"stem": x}

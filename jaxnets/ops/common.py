@@ -1,8 +1,12 @@
-"""What the operations share: pairs of numbers, and padding."""
+"""What the operations share: the geometry of a sliding window, its strided slices, and a formulation per platform."""
 
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxnets.types import Array, Float
@@ -10,18 +14,101 @@ from jaxnets.types import Array, Float
 Images: TypeAlias = Float[Array, "batch height width channels"]
 Pair: TypeAlias = int | tuple[int, int]
 Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
-Padding: TypeAlias = int | tuple[int, int] | Sequence[tuple[int, int]] | Literal["SAME", "VALID"]
+Padding: TypeAlias = int | tuple[int, int] | Sequence[tuple[int, int]] | str  # "SAME" or "VALID"
 
 
-def pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+class Window(NamedTuple):
+    """Where a window looks: output i sees the inputs `stride i + dilation u - padding` for u below `size`, in both directions."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: Pads
+
+    def outputs(self, image: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the output for an image of so many."""
+        rows, columns = (
+            (n + sum(p) - d * (k - 1) - 1) // s + 1
+            for n, k, s, d, p in zip(image, self.size, self.stride, self.dilation, self.padding, strict=True)
+        )
+        return rows, columns
 
 
-def pads(size: Sequence[int], span: Sequence[int], stride: Sequence[int], padding: Padding) -> Pads:
-    """`((top, bottom), (left, right))` of a number, a pair (rows, columns), the pads themselves, or "SAME" and "VALID"."""
+def window(name: str, x: Images, size: Pair, stride: Pair, dilation: Pair, padding: Padding) -> Window:
+    """The window, checked: `name` is the function that the errors name.
+
+    `padding` is a number, a pair (rows, columns), ((top, bottom), (left, right)), or "SAME" or "VALID".
+
+    Raises:
+      ValueError: `x` is no batch of floating images; a number below 1, or padding below 0; a window larger than the padded image.
+    """
+    check_images(name, x)
+    size, stride, dilation = (pair(name, *item) for item in (("window", size), ("stride", stride), ("dilation", dilation)))
+    span = [d * (n - 1) + 1 for d, n in zip(dilation, size, strict=True)]
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(size, span, stride, padding)
+        if padding not in ("SAME", "VALID"):
+            raise ValueError(f"{name}: padding must be numbers, 'SAME' or 'VALID', got {padding!r}.")
+        padding = lax.padtype_to_pads(x.shape[1:3], span, stride, padding)
     if isinstance(padding, int):
         padding = (padding, padding)
     rows, columns = ((p, p) if isinstance(p, int) else (int(p[0]), int(p[1])) for p in padding)
+    if min(*rows, *columns) < 0:
+        raise ValueError(f"{name}: padding must be at least 0, got {padding}.")
+    for n, p, s in zip(x.shape[1:3], (rows, columns), span, strict=True):
+        if s > n + sum(p):
+            raise ValueError(
+                f"{name}: a window of {span} does not fit into an image of {x.shape[1:3]}, padded by {rows, columns}."
+            )
+    return Window(size, stride, dilation, (rows, columns))
+
+
+def pair(name: str, what: str, value: Pair, least: int = 1) -> tuple[int, int]:
+    rows, columns = (value, value) if isinstance(value, int) else value
+    if min(rows, columns) < least:
+        raise ValueError(f"{name}: {what} must be at least {least}, got {value}.")
     return rows, columns
+
+
+def check_images(name: str, x: Images) -> None:
+    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name}: expected floating images [batch, height, width, channels], got {x.dtype} {list(x.shape)}.")
+
+
+def slices(x: Images, window: Window, padding_value: int | float = 0) -> list[Array]:
+    """What each place of the window sees, in row-major order: as many strided slices of the padded image."""
+    value = jnp.asarray(padding_value, x.dtype)
+    rows, columns = window.outputs(x.shape[1:3])
+    x = lax.pad(x, value, [(0, 0, 0), *((low, high, 0) for low, high in window.padding), (0, 0, 0)])
+    (down, right), (row_step, column_step) = window.dilation, window.stride
+    return [
+        x[:, top : top + (rows - 1) * row_step + 1 : row_step, left : left + (columns - 1) * column_step + 1 : column_step]
+        for top in range(0, down * window.size[0], down)
+        for left in range(0, right * window.size[1], right)
+    ]
+
+
+def on_cpu(fast: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """`fast` where a program is compiled for the CPU, `plain` elsewhere: equal, so that one exported program serves all.
+
+    `fast` is compiled apart, as a convolution of XLA's is: fused into its readers it would be computed anew for each of them,
+    which made LeNet's gradient three times slower.
+    """
+    if fast is plain:
+        return plain
+    apart = lambda *arguments: lax.optimization_barrier(fast(*lax.optimization_barrier(arguments)))
+    return lambda *arguments: lax.platform_dependent(*arguments, cpu=apart, default=plain)
+
+
+def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, whose derivative keeps its arguments and makes all else anew: a window's slices are many copies of an image."""
+    return jax.checkpoint(function, prevent_cse=False)
+
+
+def interpolate(x: Images, rows: np.ndarray, columns: np.ndarray) -> Float[Array, "batch rows columns channels"]:
+    """`y[i, j] = Σ_h Σ_w rows[i, h] columns[j, w] x[h, w]`, in full precision also where products are coarser by default."""
+    product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+    down, right = jnp.asarray(rows, x.dtype), jnp.asarray(columns, x.dtype)
+    (height, width), down_first = x.shape[1:3], len(rows) * x.shape[2] * (x.shape[1] + len(columns))
+    if down_first <= len(columns) * height * (width + len(rows)):  # fewer multiplications
+        return product("jw,bhwc->bhjc", right, product("ih,bhwc->biwc", down, x))
+    return product("ih,bhwc->biwc", down, product("jw,bhwc->bhjc", right, x))

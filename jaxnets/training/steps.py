@@ -36,6 +36,13 @@ def supervised(
     keywords the fields of the batch that `inputs` names: ("lengths",) of sequences.
 
         steps.supervised(model.apply, losses.softmax_cross_entropy, accuracy=metrics.correct)
+
+    The step divides by the number of values. A loss that sums over an image's pixels has one for each image, and is what FCN's
+    "heavy learning" takes (batches of one image, Shelhamer, Long & Darrell 2017, arXiv:1605.06211):
+
+        heavy = lambda logits, labels: losses.softmax_cross_entropy(logits, labels, ignore_index=255).sum((1, 2))
+        sgd = optax.chain(optax.add_decayed_weights(5e-4, mask=optimizers.decay_mask()), optax.sgd(1e-10, momentum=0.99))
+        step = steps.make_train_step(steps.supervised(model.apply, heavy), optax.chain(sgd, optimizers.groups({"bias": 2})))
     """
 
     def loss_fn(params, carry, batch, key):

@@ -1,6 +1,12 @@
-"""PyTorch's state_dicts as NumPy arrays, and the strict match of their names and shapes; PyTorch itself is optional."""
+"""PyTorch's state_dicts as variables of our models and back, strict in names and shapes; PyTorch itself is optional.
+
+variables = weights.torch.load("torchvision/resnet50", "resnet50.pth")
+logits = resnet.resnet50().apply(variables, images)
+"""
 
 import contextlib
+import difflib
+import functools
 import importlib
 import os
 import zipfile
@@ -10,19 +16,81 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from jaxnets.types import InputError
+from jaxnets.weights import names, segmentation_names
 
 PathLike: TypeAlias = str | os.PathLike[str]
 StateDict: TypeAlias = Mapping[str, Any]  # name -> array or tensor
 
+ARCHITECTURES = names.ARCHITECTURES | segmentation_names.ARCHITECTURES
 LIMIT = 2**32  # bytes that a file may unpack to, unless the caller says otherwise: 4 GiB
 SHOWN = 6  # names of each kind that a message lists
+
+
+def load(name: str, source: StateDict | PathLike, *, limit: int = LIMIT) -> dict[str, Any]:
+    """The variables, NumPy arrays, of the model that `name` names ("torchvision/resnet50"); `source` as for `read`.
+
+    The number of classes is that of the last layer. Arrays keep their dtype; `num_batches_tracked` is left out, as
+    `layers.BatchNorm` doesn't count.
+
+    Raises:
+      InputError: an unknown name; as `read`; names missing, unused or of another shape, all of them in one message.
+    """
+    arrays = {key: array for key, array in read(source, limit=limit).items() if not key.endswith("num_batches_tracked")}
+    if arrays and all(key.startswith("module.") for key in arrays):  # saved from DataParallel
+        arrays = {key.removeprefix("module."): array for key, array in arrays.items()}
+    entries = _architecture("load", name)({key: array.shape for key, array in arrays.items()})
+    match(arrays, {entry.name: entry.shape for entry in entries}, name=f"load: {name}")
+    variables: dict[str, Any] = {}
+    for entry in entries:
+        array = arrays[entry.name].reshape(entry.view).transpose(entry.order).reshape(entry.target)
+        *modules, leaf = entry.path
+        functools.reduce(lambda tree, key: tree.setdefault(key, {}), modules, variables)[leaf] = np.array(array, order="C")
+    return variables
+
+
+def export(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The state_dict, NumPy arrays, of the PyTorch model that computes what ours with `variables` does.
+
+        model.load_state_dict({key: torch.from_numpy(array) for key, array in export(name, variables).items()})
+
+    Raises:
+      InputError: an unknown name; as `load`, with the paths of `variables` as names.
+    """
+    architecture, arrays = _architecture("export", name), dict(_flat(variables))
+    # The number of classes is read off PyTorch's shapes: those of the default number, with our numbers of outputs.
+    defaults = [entry for entry in architecture({}) if entry.path in arrays]
+    entries = architecture({entry.name: arrays[entry.path].shape[-1:] + entry.shape[1:] for entry in defaults})
+    shapes = {"/".join(entry.path): entry.target for entry in entries}
+    match({"/".join(path): array for path, array in arrays.items()}, shapes, name=f"export: {name}")
+    state_dict = {}
+    for entry in entries:
+        view = [entry.view[axis] for axis in entry.order]
+        array = arrays[entry.path].reshape(view).transpose(np.argsort(entry.order)).reshape(entry.shape)
+        state_dict[entry.name] = np.array(array, order="C")
+    return state_dict
+
+
+def _architecture(function: str, name: str) -> names.Architecture:
+    if name not in ARCHITECTURES:
+        close = difflib.get_close_matches(name, ARCHITECTURES)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(ARCHITECTURES)}."
+        raise InputError(f"{function}: no architecture {name!r}; {hint}")
+    return ARCHITECTURES[name]
+
+
+def _flat(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, (*path, key))
+        else:
+            yield (*path, key), np.asarray(value)
 
 
 def read(source: StateDict | PathLike, *, limit: int = LIMIT) -> dict[str, np.ndarray]:
     """A state_dict as NumPy arrays: of a mapping of arrays or tensors by name, or a `.safetensors`, `.pth` or `.pt` file.
 
     The last two need PyTorch and are read with `weights_only=True`, so nothing in them is executed. bfloat16 tensors of
-    PyTorch come as float32, which holds them exactly.
+    PyTorch come as float32, which holds them exactly. A checkpoint's inner "state_dict" or "model" is taken.
 
     Raises:
       InputError: no such file, of another kind, corrupt, of more than `limit` bytes, or not tensors by name.
@@ -103,6 +171,9 @@ def _optional(module: str, package: str) -> Any:
 
 
 def _arrays(name: str, tensors: Any) -> dict[str, np.ndarray]:
+    for inner in ("state_dict", "model"):  # of a checkpoint, as semseg and torchvision's reference scripts save it
+        if isinstance(tensors, Mapping) and isinstance(tensors.get(inner), Mapping):
+            tensors = tensors[inner]
     if not isinstance(tensors, Mapping):
         raise InputError(f"{name}: expected tensors by name, got {type(tensors).__name__}.")
     strange = [

@@ -49,6 +49,14 @@ CASES = {
     "generalized_dice": (lambda x: losses.generalized_dice(x, PIXELS, ignore_index=9), (IMAGE,)),
     "lovasz_softmax": (lambda x: losses.lovasz_softmax(x, PIXELS, ignore_index=9), (IMAGE,)),
     "ohem": (lambda v: jnp.where(losses.ohem(v, threshold=0.5, min_kept=2), v, 0), (SCORES,)),
+    "with_ohem": (
+        lambda x: losses.with_ohem(losses.softmax_cross_entropy, threshold=1.0, min_kept=2, ignore_index=9)(x, PIXELS),
+        (IMAGE,),
+    ),
+    "with_auxiliary": (
+        lambda x, a: losses.with_auxiliary(losses.softmax_cross_entropy)((x, None, a, x + a), LABELS),
+        (SCORES, OTHERS),
+    ),
     "ctc": (lambda x: losses.ctc(x, jnp.array([[1, 1], [2, -1]]), logit_lengths=jnp.array([4, 3])), (IMAGE.reshape(2, 4, 3),)),
     "cosine_similarity": (losses.cosine_similarity, (SCORES, OTHERS)),
     "cosine_distance": (losses.cosine_distance, (SCORES, OTHERS)),

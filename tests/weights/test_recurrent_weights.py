@@ -127,8 +127,8 @@ def test_cells_that_torch_lacks_are_refused(function):
 
 
 def test_what_is_not_tensors_by_name_is_refused():
-    nested = {"epoch": 3, "state_dict": {"weight": np.zeros(1)}}
-    assert "got 'epoch': int, 'state_dict': dict; pass the inner" in message(InputError, torch.read, nested)
+    nested = {"epoch": 3, "weights": {"weight": np.zeros(1)}}
+    assert "got 'epoch': int, 'weights': dict; pass the inner" in message(InputError, torch.read, nested)
 
 
 def test_bad_files_are_named(tmp_path):

@@ -1,0 +1,118 @@
+"""CNN: LeNet-5 and a residual network on digits or Fashion-MNIST; their filters, and what they look at, drawn.
+
+Measured.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.harness import checks
+from experiments.harness.run import Run
+from experiments.vision import classification
+from jaxnets import losses, metrics, ops, optimizers
+from jaxnets.data import augment, batches
+from jaxnets.models import cnn, resnet
+from jaxnets.training import checkpoint, loop, state, steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    network: Literal["lenet", "resnet"] = "lenet"  # LeNet-5 with relu and max pooling, or a residual network for small images
+    data: str = "digits"  # digits (enlarged to 28x28), fashion-mnist, or a folder with four IDX files
+    depth: int = 8  # layers of the residual network, 6 n + 2
+    width: int = 32  # channels of its first stage
+    epochs: int = 20
+    batch: int = 128  # images per step
+    lr: float = 0.1  # peak learning rate of SGD with Nesterov momentum 0.9: warm-up, then cosine to 0
+    weight_decay: float = 5e-4  # on kernels only
+    smoothing: float = 0.0  # label smoothing
+    shift: int = 2  # pixels by which a training image is moved at most
+    flip: bool = False  # mirrors half of the training images
+    validate: bool = False  # measure on a tenth of the training data instead of the test data, to choose by
+    seed: int = 0  # of the data's split and order, the initialization and the augmentation
+
+    def __post_init__(self):
+        checks.positive(self, "depth", "width", "epochs", "batch", "lr")
+        checks.within(self, 0, 1, "smoothing")
+        checks.within(self, 0, math.inf, "weight_decay", "shift")
+        if self.depth % 6 != 2 or self.depth < 8:
+            raise ValueError(f"--depth must be 6 n + 2 (8, 14, 20, ...), got {self.depth}")
+
+
+PRESETS = {
+    "default": Config(),
+    "lenet": Config(data="fashion-mnist", epochs=12, lr=0.05, flip=True, shift=1),
+    "resnet": Config(network="resnet", data="fashion-mnist", epochs=12, lr=0.4, flip=True, smoothing=0.1),
+    "smoke": Config(network="resnet", width=4, epochs=1, shift=1),
+}
+
+
+def main(config: Config, run: Run) -> dict[str, float]:
+    train, test, names = classification.load(config)
+    if config.data == "digits":
+        train, test = (dataclasses.replace(part, x=np.asarray(ops.resize(jnp.asarray(part.x), 28))) for part in (train, test))
+    if config.network == "lenet":
+        model = cnn.LeNet(len(names))
+    else:
+        model = resnet.cifar_resnet(config.depth, width=config.width, classes=len(names))
+    per_epoch = batches.steps_per_epoch(len(train), config.batch)
+    schedule = optimizers.warmup_cosine(
+        config.lr, epochs=config.epochs, steps_per_epoch=per_epoch, warmup_epochs=config.epochs / 5
+    )
+    optimizer = optax.chain(
+        optax.add_decayed_weights(config.weight_decay, optimizers.decay_mask()),
+        optax.sgd(schedule, momentum=0.9, nesterov=True),
+    )
+    smoothed = functools.partial(losses.softmax_cross_entropy, label_smoothing=config.smoothing)
+    move = functools.partial(augment.random_crop, padding=config.shift)
+    moved = augment.compose(move, augment.random_flip) if config.flip else move
+    loss_fn = steps.augmented(
+        steps.supervised(model.apply, smoothed, accuracy=metrics.correct),
+        lambda key, batch: dataclasses.replace(batch, x=moved(key, batch.x)),
+    )
+    measure = steps.make_eval_step(steps.supervised(model.apply, losses.softmax_cross_entropy, accuracy=metrics.correct))
+    network = jax.jit(functools.partial(state.create, model, optimizer))(jax.random.key(config.seed), train.x[:1])
+    count = sum(leaf.size for leaf in jax.tree.leaves(network.params))
+    run.print(f"{len(train):,} training and {len(test):,} test images, {count:,} parameters")
+
+    saved = checkpoint.Checkpointer(run.checkpoints, config=config)
+    with saved, run.progress(config.epochs * per_epoch) as callback:
+        fitted = loop.fit(
+            steps.make_train_step(loss_fn, optimizer),
+            network,
+            train,
+            batch=config.batch,
+            epochs=config.epochs,
+            seed=config.seed,
+            evaluate=measure,
+            test=test,
+            log_every=max(1, per_epoch // 4),
+            evaluate_every=per_epoch,
+            checkpoint=saved,
+            checkpoint_every=per_epoch,
+            callback=callback,
+        )
+    variables = {"params": fitted.state.params, **fitted.state.carry}
+    apply: Any = model.apply
+    predict = jax.jit(lambda x: jax.nn.log_softmax(apply(variables, x)))
+    log_probabilities = np.concatenate([predict(x) for x in np.array_split(test.x, -(-len(test) // 500))])
+    accuracy = loop.evaluate(measure, fitted.state, test, batch=500)["accuracy"]
+    run.figure("learning", functools.partial(classification.draw_learning, run.rows()), size=(8, 3), gallery=True)
+    run.figure("mistakes", functools.partial(classification.draw_mistakes, test, log_probabilities, names), size=(8, 4.2))
+    channels = train.x.shape[-1]
+    kernels = [leaf for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim == 4 and leaf.shape[2] == channels]
+    run.figure("filters", functools.partial(classification.draw_filters, kernels[0]), size=(8, 2), gallery=True)
+    some = np.concatenate([np.flatnonzero(test.y == label)[:1] for label in range(len(names))])
+    maps, guesses = jax.jit(functools.partial(classification.saliency, predict))(jnp.asarray(test.x[some]), jax.random.key(0))
+    drawn = functools.partial(
+        classification.draw_saliency, test.x[some], np.asarray(maps), test.y[some], np.asarray(guesses), names
+    )
+    run.figure("saliency", drawn, size=(9, 2.6), gallery=True)
+    return {"test_accuracy": float(accuracy), "parameters": count}

@@ -1,0 +1,36 @@
+"""FCN: 8s on a residual network, on mosaics of photographs, or CamVid and other folders.
+
+Measured.
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+from experiments.harness.run import Run
+from experiments.vision import scenes
+from jaxnets import losses
+from jaxnets.data import segmentation
+from jaxnets.models import fcn, resnet
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(scenes.Config):
+    variant: Literal["32s", "16s", "8s"] = "8s"  # how fine the maps are whose scores are added
+    upsampling: Literal["fixed", "learned"] = "learned"  # bilinear, or starting from it
+
+
+PRESETS = {
+    "default": Config(),
+    "camvid": Config(data="camvid", crop=160, batch=8, epochs=60, scale=(0.75, 1.75), balance=0.5),
+    "smoke": Config(images=4, width=4, crop=32, batch=2, epochs=1),
+}
+
+
+def main(config: Config, run: Run) -> dict[str, float]:
+    def build(classes):
+        backbone = resnet.resnet18(width=config.width, stem="deep", zero_scale=False)
+        return fcn.FCN(config.variant, classes, backbone=backbone, upsampling=config.upsampling)
+
+    loss = functools.partial(losses.softmax_cross_entropy, ignore_index=segmentation.VOID)
+    return scenes.learn(config, run, build, loss, logits=lambda outputs: outputs)

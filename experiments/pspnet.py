@@ -1,0 +1,36 @@
+"""PSPNet, and pyramid pooling beside other networks: mosaics of photographs, or CamVid and other folders.
+
+Measured.
+"""
+
+import dataclasses
+import functools
+
+from experiments.harness.run import Run
+from experiments.vision import scenes
+from jaxnets import losses
+from jaxnets.data import segmentation
+from jaxnets.models import pspnet, resnet
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(scenes.Config):
+    auxiliary: float = 0.4  # weight of the loss of the head on stage 3
+
+
+PRESETS = {
+    "default": Config(),
+    "camvid": Config(data="camvid", crop=160, batch=8, epochs=60, scale=(0.75, 1.75), balance=0.5),
+    "smoke": Config(images=4, width=4, crop=32, batch=2, epochs=1),
+}
+
+
+def main(config: Config, run: Run) -> dict[str, float]:
+    def build(classes):
+        backbone = resnet.resnet18(width=config.width, output_stride=config.output_stride, stem="deep", zero_scale=False)
+        return pspnet.PSPNet(backbone, classes, width=8 * config.width, auxiliary_width=4 * config.width)
+
+    loss = losses.with_auxiliary(
+        functools.partial(losses.softmax_cross_entropy, ignore_index=segmentation.VOID), config.auxiliary
+    )
+    return scenes.learn(config, run, build, loss, logits=lambda outputs: outputs[0])

@@ -1,0 +1,1 @@
+"""What the experiments with images share."""
