@@ -18,7 +18,7 @@ Padding: TypeAlias = int | tuple[int, int] | Sequence[tuple[int, int]] | str  # 
 
 
 class Window(NamedTuple):
-    """Where a window looks: output i sees the inputs `stride i + dilation u - padding` for u below `size`, in both directions."""
+    """Output i sees the inputs `stride i + dilation u - padding` for u below `size`, in both directions of the image."""
 
     size: tuple[int, int]
     stride: tuple[int, int]
@@ -40,7 +40,7 @@ def window(name: str, x: Images, size: Pair, stride: Pair, dilation: Pair, paddi
     `padding` is a number, a pair (rows, columns), ((top, bottom), (left, right)), or "SAME" or "VALID".
 
     Raises:
-      ValueError: `x` is no batch of floating images; a number below 1, or padding below 0; a window larger than the padded image.
+      ValueError: `x` is no batch of floating images; a number out of range; a window larger than the padded image.
     """
     check_images(name, x)
     size, stride, dilation = (pair(name, *item) for item in (("window", size), ("stride", stride), ("dilation", dilation)))
@@ -95,19 +95,23 @@ def on_cpu(fast: Callable[..., Any], plain: Callable[..., Any]) -> Callable[...,
     """
     if fast is plain:
         return plain
-    apart = lambda *arguments: lax.optimization_barrier(fast(*lax.optimization_barrier(arguments)))
+
+    def apart(*arguments):
+        # one barrier for each: a joint one would make tangents of all of them, where a derivative is of one
+        return lax.optimization_barrier(fast(*map(lax.optimization_barrier, arguments)))
+
     return lambda *arguments: lax.platform_dependent(*arguments, cpu=apart, default=plain)
 
 
 def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, whose derivative keeps its arguments and makes all else anew: a window's slices are many copies of an image."""
+    """`function`, whose derivative keeps its arguments alone: a window's slices are many copies of an image."""
     return jax.checkpoint(function, prevent_cse=False)
 
 
 def interpolate(x: Images, rows: np.ndarray, columns: np.ndarray) -> Float[Array, "batch rows columns channels"]:
     """`y[i, j] = Σ_h Σ_w rows[i, h] columns[j, w] x[h, w]`, in full precision also where products are coarser by default."""
     product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
-    down, right = jnp.asarray(rows, x.dtype), jnp.asarray(columns, x.dtype)
+    down, right = jnp.asarray(rows.astype(x.dtype)), jnp.asarray(columns.astype(x.dtype))
     (height, width), down_first = x.shape[1:3], len(rows) * x.shape[2] * (x.shape[1] + len(columns))
     if down_first <= len(columns) * height * (width + len(rows)):  # fewer multiplications
         return product("jw,bhwc->bhjc", right, product("ih,bhwc->biwc", down, x))

@@ -21,7 +21,7 @@ def transposed_convolution(
     output_padding: Pair = 0,
     dilation: Pair = 1,
 ) -> Float[Array, "batch out_height out_width outputs"]:
-    """`y[s i + d u - p, o] += Σ_c x[i, c] k[u, c, o]`: torch's, whose size is `s (n - 1) + d (k - 1) + 1 - 2 p + output padding`.
+    """`y[s i + d u - p, o] += Σ_c x[i, c] k[u, c, o]`, of size `s (n - 1) + d (k - 1) + 1 - 2 p + output padding`, as torch's.
 
     Raises:
       ValueError: an input that is no batch of floating images, channels that the kernel does not take, a number out of range,
@@ -54,7 +54,7 @@ def bilinear_kernel(size: int) -> Float[Array, "{size} {size}"]:
 
 
 def bilinear_upsample(x: Images, factor: int, size: int | None = None) -> Float[Array, "batch rows columns channels"]:
-    """Each channel's transposed convolution with `bilinear_kernel(size)`, stride `factor` and no padding: `factor (n - 1) + size`.
+    """Each channel's transposed convolution with `bilinear_kernel(size)`, stride `factor`; `factor (n - 1) + size` pixels.
 
     `size` is `2 factor - factor % 2` unless given. Two products with interpolation matrices. The interior is an interpolation;
     the border, which sees zeros outside the image, is for cropping.

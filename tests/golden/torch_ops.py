@@ -1,7 +1,7 @@
-"""Writes torch_ops.npz: PyTorch's operations on images over a grid of sizes, in float64. Run: `python tests/golden/torch_ops.py`.
+"""Makes torch_ops.npz: PyTorch's operations on images over a grid of sizes. Run: `python tests/golden/torch_ops.py`.
 
-Made 2026-11-23 with torch 2.13.0 (CPU). tests/ops/test_against_torch.py reads the grid and the inputs from this file. Inputs are
-of few distinct values, so that maxima tie; `gradient0` and `gradient1` are those of `Σ y cos(index)` for image and kernel.
+Made 2026-11-23 with torch 2.13.0 (CPU). tests/ops/test_against_torch.py reads the grid and the inputs from this file. Inputs
+are of few distinct values, so that maxima tie; `gradient0` and `gradient1` are those of `Σ y cos(index)` for image and kernel.
 """
 
 import pathlib
@@ -50,35 +50,38 @@ def main():
 
     arrays = {}
 
-    def case(name, operation, *inputs):
-        """Operation of NCHW images and [outputs, inputs, rows, columns] kernels; saved back as NHWC and HWIO."""
+    def case(name, operation, *inputs, options):
+        """The operation of an image, there `batch channels height width`, and a kernel; its values and gradients."""
         tensors = [torch.from_numpy(a.copy()).requires_grad_() for a in inputs]
-        y = operation(*tensors).permute(0, 2, 3, 1)
+        y = operation(tensors[0].permute(0, 3, 1, 2), *tensors[1:], *options).permute(0, 2, 3, 1)
         weights = torch.cos(torch.arange(y.numel(), dtype=torch.float64)).reshape(y.shape)
         gradients = torch.autograd.grad((y * weights).sum(), tensors)
         arrays[name] = y.detach().numpy().astype(np.float32)
         for index, gradient in enumerate(gradients):
             arrays[f"{name}/gradient{index}"] = gradient.numpy().astype(np.float32)
 
-    nchw = lambda x: x.permute(0, 3, 1, 2)
-    for i, (size, window, stride, padding, dilation, groups) in enumerate(CONVOLUTIONS):
-        f = lambda x, k: F.conv2d(nchw(x), k.permute(3, 2, 0, 1), None, stride, padding, dilation, groups)
-        case(f"convolution{i}", f, image(*size, 4), kernel(*window, 4 // groups, 8))
-    for i, (size, window, stride, padding, extra, dilation) in enumerate(TRANSPOSED):
-        f = lambda x, k: F.conv_transpose2d(nchw(x), k.permute(2, 3, 0, 1), None, stride, padding, extra, 1, dilation)
-        case(f"transposed{i}", f, image(*size, 3), kernel(*window, 3, 2))
+    def convolution(x, k, *options):
+        return F.conv2d(x, k.permute(3, 2, 0, 1), None, *options)
+
+    def transposed(x, k, *options):
+        stride, padding, extra, dilation = options
+        return F.conv_transpose2d(x, k.permute(2, 3, 0, 1), None, stride, padding, extra, 1, dilation)
+
+    for i, (size, window, *options) in enumerate(CONVOLUTIONS):
+        inputs = image(*size, 4), kernel(*window, 4 // options[-1], 8)
+        case(f"convolution{i}", convolution, *inputs, options=options)
+    for i, (size, window, *options) in enumerate(TRANSPOSED):
+        case(f"transposed{i}", transposed, image(*size, 3), kernel(*window, 3, 2), options=options)
     for i, (size, window, stride, padding, ceil) in enumerate(POOLS):
-        case(f"max{i}", lambda x: F.max_pool2d(nchw(x), window, stride, padding, ceil_mode=ceil), image(*size, 2))
+        case(f"max{i}", F.max_pool2d, image(*size, 2), options=(window, stride, padding, 1, ceil))
         for count in (True, False):
-            f = lambda x: F.avg_pool2d(nchw(x), window, stride, padding, ceil, count)
-            case(f"average{i}/{count}", f, image(*size, 2))
+            case(f"average{i}/{count}", F.avg_pool2d, image(*size, 2), options=(window, stride, padding, ceil, count))
     for i, (size, bins) in enumerate(ADAPTIVE):
-        case(f"adaptive_average{i}", lambda x: F.adaptive_avg_pool2d(nchw(x), bins), image(*size, 2))
-        case(f"adaptive_max{i}", lambda x: F.adaptive_max_pool2d(nchw(x), bins), image(*size, 2, levels=101))
+        case(f"adaptive_average{i}", F.adaptive_avg_pool2d, image(*size, 2), options=(bins,))
+        case(f"adaptive_max{i}", F.adaptive_max_pool2d, image(*size, 2, levels=101), options=(bins,))
     for i, (size, to) in enumerate(RESIZES):
         for corners in (False, True):
-            f = lambda x: F.interpolate(nchw(x), to, mode="bilinear", align_corners=corners)
-            case(f"resize{i}/{corners}", f, image(*size, 2))
+            case(f"resize{i}/{corners}", F.interpolate, image(*size, 2), options=(to, None, "bilinear", corners))
     np.savez_compressed(pathlib.Path(__file__).with_suffix(".npz"), **arrays)
 
 

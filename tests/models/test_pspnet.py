@@ -9,7 +9,7 @@ from flax import traverse_util
 from jaxnets.models import pspnet, resnet
 from jaxnets.training import precision
 
-BACKBONE = functools.partial(resnet.ResNet, (1, 1, 1, 1), block="basic", width=2, output_stride=8, zero_scale=False)
+BACKBONE = functools.partial(resnet.ResNet, (1, 1), block="basic", width=4, zero_scale=False)  # two stages to stride 8
 TINY = functools.partial(pspnet.PSPNet, width=8, auxiliary_width=4)
 
 
@@ -74,10 +74,10 @@ def test_the_pyramid_sets_pooled_maps_beside_the_map(pooling):
 def test_bins_share_the_channels_among_them(variables):
     pyramid = variables["params"]["pyramid"]
     assert {name: leaves["kernel"].shape for name, leaves in pyramid.items() if name.startswith("conv")} == {
-        f"conv{i}": (1, 1, 16, 4) for i in range(4)
+        f"conv{i}": (1, 1, 8, 2) for i in range(4)
     }
-    assert variables["params"]["head"]["conv"]["kernel"].shape == (3, 3, 32, 8)
-    assert variables["params"]["auxiliary_head"]["conv"]["kernel"].shape == (3, 3, 8, 4)
+    assert variables["params"]["head"]["conv"]["kernel"].shape == (3, 3, 16, 8)
+    assert variables["params"]["auxiliary_head"]["conv"]["kernel"].shape == (3, 3, 4, 4)
 
 
 def test_one_image_can_be_trained_on(variables):

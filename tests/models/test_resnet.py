@@ -125,6 +125,8 @@ def test_at_the_start_a_block_is_its_shortcut(kind, key):
     x = jnp.abs(images(2, 3, 4, channels))
     for features, block in ((x, resnet.Block(kind, planes=4)), (None, resnet.Block(kind, planes=8, stride=2))):
         variables, y = compiled(block, key, x)
+        scales = [variables["params"][f"norm{index}"]["scale"].mean() for index in range(1, 3 if kind == "basic" else 4)]
+        assert scales == [*[1] * (len(scales) - 1), 0]  # else nothing would learn
         if features is None:
             projected = ops.convolution(x, variables["params"]["shortcut_conv"]["kernel"], stride=2)
             features = jax.nn.relu(projected / jnp.sqrt(1 + 1e-5))

@@ -1,5 +1,6 @@
 """Values and gradients against PyTorch's over a grid of sizes: golden arrays that tests/golden/torch_ops.py made."""
 
+import functools
 import pathlib
 import runpy
 
@@ -31,16 +32,18 @@ def check(name, operation, *inputs):
 def test_convolution_is_torchs(index):
     size, window, stride, padding, dilation, groups = GRID["CONVOLUTIONS"][index]
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    f = lambda x, k: ops.convolution(x, k, **options)
-    check(f"convolution{index}", f, image(*size, 4), kernel(*window, 4 // groups, 8))
+    check(
+        f"convolution{index}", functools.partial(ops.convolution, **options), image(*size, 4), kernel(*window, 4 // groups, 8)
+    )
 
 
 @pytest.mark.parametrize("index", range(len(GRID["TRANSPOSED"])))
 def test_transposed_convolution_is_torchs(index):
     size, window, stride, padding, extra, dilation = GRID["TRANSPOSED"][index]
     options = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation}
-    f = lambda x, k: ops.transposed_convolution(x, k, **options)
-    check(f"transposed{index}", f, image(*size, 3), kernel(*window, 3, 2))
+    check(
+        f"transposed{index}", functools.partial(ops.transposed_convolution, **options), image(*size, 3), kernel(*window, 3, 2)
+    )
 
 
 @pytest.mark.parametrize("index", range(len(GRID["POOLS"])))

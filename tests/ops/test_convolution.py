@@ -18,6 +18,7 @@ BRANCHES = {
     "one": ((2, 4, 5, 3), (1, 1, 3, 4), {"stride": 2}),
     "small image": ((1, 3, 4, 128), (2, 2, 128, 2), {"padding": 1}),
     "many channels": ((1, 17, 17, 32), (2, 2, 32, 256), {"dilation": 2}),
+    "one channel": ((2, 5, 6, 1), (3, 3, 1, 4), {"padding": 2}),
     "few channels": ((2, 5, 6, 2), (3, 3, 2, 4), {"padding": ((1, 0), (2, 1)), "stride": (2, 1)}),
     "middle": ((2, 4, 5, 16), (3, 2, 16, 4), {"padding": "SAME"}),
     "depthwise": ((2, 5, 6, 4), (3, 3, 1, 4), {"padding": 1, "stride": 2, "groups": 4}),
@@ -153,7 +154,7 @@ def test_the_dtype_follows_the_inputs(dtype):
 
 
 def test_one_exported_program_serves_every_platform():
-    x, k, chosen, plain = problem("few channels")
+    x, k, chosen, _ = problem("few channels")
 
     def gradient(x, k):
         y = ops.transposed_convolution(ops.max_pool(chosen(x, k), 2), k.swapaxes(2, 3), stride=2)
@@ -202,5 +203,5 @@ def test_what_does_not_fit_is_said():
 
 
 def test_integers_are_refused():
-    with pytest.raises(ValueError, match="floating images .* got int32"):
+    with pytest.raises(ValueError, match=r"floating images .* got int32"):
         common.check_images.__wrapped__("resize", jnp.ones((1, 3, 3, 1), int))

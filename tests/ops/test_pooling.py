@@ -71,12 +71,12 @@ def test_adaptive_maxima_share_the_gradient_of_ties():
 
 
 def test_resizing_keeps_straight_lines_and_corners(jit):
-    x = (jnp.arange(5.0)[:, None] + 10 * jnp.arange(4.0)).reshape(1, 5, 4, 1)
+    x = (jnp.arange(5.0)[:, None] + 10 * jnp.arange(4.0)[None]).reshape(1, 5, 4, 1)
     y = jit(lambda x: ops.resize(x, (9, 7), align_corners=True))(x)[0, :, :, 0]
     np.testing.assert_allclose(y, np.arange(9)[:, None] / 2 + 10 * np.arange(7) / 2, rtol=1e-5, atol=1e-5)
     inside = jit(lambda x: ops.resize(x, (10, 8)))(x)[0, 1:-1, 1:-1, 0]
-    line = lambda m: (np.arange(1, m - 1) + 0.5) / 2 - 0.5
-    np.testing.assert_allclose(inside, line(10)[:, None] + 10 * line(8), rtol=1e-5, atol=1e-5)
+    rows, columns = ((np.arange(1, m - 1) + 0.5) / 2 - 0.5 for m in (10, 8))
+    np.testing.assert_allclose(inside, rows[:, None] + 10 * columns, rtol=1e-5, atol=1e-5)
     assert ops.resize(x, (5, 4)) is x
 
 

@@ -1,0 +1,151 @@
+"""Operations on images against PyTorch, forward and gradient, each side with the same threads.
+
+    python -m experiments.benchmarks.vision_ops [--torch-python PATH] [--cores 2] [--repeats 15] [--only depthwise,max] [--plain]
+
+A gradient is that of image and kernel together, from a given cotangent. PyTorch is timed in both of its layouts; the ratio to
+read is that to the faster one. `--plain` also times XLA's own formulation, as on a GPU.
+
+Tried for the choices of `jaxnets/ops/convolution.py` (2026-11-23, two cores, jax 0.12.0; milliseconds of single operations
+on a quiet machine, batch 8 unless given):
+- 1x1 as a product of matrices: forward 1.0 to 2.2 times faster, gradient of the kernel 1.1 (256 -> 64 channels at 56x56) to
+  5.7 times (256 -> 512, stride 2), of the image 1.1 to 2.5 times.
+- 3x3 with all that the window sees in one matrix: wins forward and backward where that matrix fits the cache: 512 channels at
+  7x7 forward 9.4 against 21.3, 256 at 14x14 10.2 against 11.5; loses at 128 channels, 28x28 (15.1 against 10.1).
+- gradient of the kernel as shifted products: 128 channels at 28x28 24.7 against 30.9, 64 -> 128 with stride 2 14.0 against
+  18.5, dilated 256 at 60x60, batch 1, 40 against 110; loses at 64 -> 64 channels (64 against 26) and in the stem (50 against 10).
+- A fast form fused into its readers is computed anew by each of them: LeNet's gradient (batch 256) 46 ms, with barriers around
+  the forms 14 ms. Timings of single operations don't show it.
+- Sum over all but the channels, as depthwise convolution's kernel gradient needs: 40 to 75 ms as a reduction, a product, or in
+  two stages (3x3, 144 channels, 56x56); adding up in an array of one row inside a loop over rows 6 ms.
+- Maximum along rows, then along columns: forward 18 ms, at once 3.5 (3x3, stride 2, 64 channels, 112x112).
+- Gradient of the maximum: shared by ties (`jnp.maximum`) 15.1, to the first as in PyTorch 20.2 (same shape), XLA's own 135.
+"""
+
+import argparse
+import functools
+import sys
+
+import numpy as np
+
+from experiments.benchmarks import compare
+
+# name: (operation, image [batch, height, width, channels], kernel [rows, columns, inputs, outputs] or None, options)
+CASES = {
+    "1x1": ("convolution", (2, 56, 56, 256), (1, 1, 256, 64), {}),
+    "3x3 64": ("convolution", (8, 56, 56, 64), (3, 3, 64, 64), {"padding": 1}),
+    "3x3 128": ("convolution", (8, 28, 28, 128), (3, 3, 128, 128), {"padding": 1}),
+    "3x3 512": ("convolution", (8, 7, 7, 512), (3, 3, 512, 512), {"padding": 1}),
+    "dilated 3x3": ("convolution", (1, 60, 60, 256), (3, 3, 256, 256), {"padding": 2, "dilation": 2}),
+    "stem 7x7": ("convolution", (2, 224, 224, 3), (7, 7, 3, 64), {"stride": 2, "padding": 3}),
+    "depthwise 3x3": ("convolution", (2, 56, 56, 144), (3, 3, 1, 144), {"padding": 1, "groups": 144}),
+    "depthwise 3x3 s2": ("convolution", (2, 56, 56, 144), (3, 3, 1, 144), {"padding": 1, "stride": 2, "groups": 144}),
+    "depthwise 7x7": ("convolution", (2, 56, 56, 96), (7, 7, 1, 96), {"padding": 3, "groups": 96}),
+    "grouped 3x3": ("convolution", (2, 56, 56, 128), (3, 3, 4, 128), {"padding": 1, "groups": 32}),
+    "transposed k16 s8": ("transposed", (1, 30, 30, 21), (16, 16, 21, 21), {"stride": 8}),
+    "transposed k32 s16": ("transposed", (1, 16, 16, 21), (32, 32, 21, 21), {"stride": 16}),
+    "bilinear x8": ("bilinear", (1, 60, 60, 21), None, {"factor": 8}),
+    "max 3x3 s2": ("max", (8, 112, 112, 64), None, {"window": 3, "stride": 2, "padding": 1}),
+    "max 2x2": ("max", (8, 56, 56, 64), None, {"window": 2}),
+    "average 2x2": ("average", (8, 56, 56, 64), None, {"window": 2}),
+    "adaptive average 6": ("adaptive", (1, 60, 60, 2048), None, {"size": 6}),
+    "resize": ("resize", (1, 60, 60, 21), None, {"size": 473, "align_corners": True}),
+}
+
+
+def inputs(name):
+    """The operation, its options, the image, and the kernel if it takes one."""
+    operation, image, kernel, options = CASES[name]
+    rng = np.random.default_rng(0)
+    return operation, options, [rng.standard_normal(shape, np.float32) for shape in (image, kernel) if shape]
+
+
+def jax_operation(name, direction, form):
+    import jax
+
+    if form == "plain":  # before the library is imported: what any other platform gets
+        choose = jax.lax.platform_dependent
+        jax.lax.platform_dependent = lambda *arguments, default, **_: choose(*arguments, default=default)
+    from jaxnets import ops
+
+    functions = {
+        "convolution": ops.convolution,
+        "transposed": ops.transposed_convolution,
+        "bilinear": ops.bilinear_upsample,
+        "max": ops.max_pool,
+        "average": ops.average_pool,
+        "adaptive": ops.adaptive_average_pool,
+        "resize": ops.resize,
+    }
+    operation, options, arrays = inputs(name)
+    f = functools.partial(functions[operation], **options)
+    arrays = [jax.numpy.asarray(a) for a in arrays]
+    if direction == "forward":
+        run = jax.jit(f).lower(*arrays).compile()
+        return lambda: jax.block_until_ready(run(*arrays))
+    cotangent = jax.numpy.ones_like(jax.eval_shape(f, *arrays))
+    run = jax.jit(lambda cotangent, *arrays: jax.vjp(f, *arrays)[1](cotangent)).lower(cotangent, *arrays).compile()
+    return lambda: jax.block_until_ready(run(cotangent, *arrays))
+
+
+def torch_operation(name, direction, layout, cores):
+    """Its gradient is timed without the forward pass, which ours needs for nothing either."""
+    import torch
+    import torch.nn.functional as F
+
+    torch.set_num_threads(int(cores))
+    operation, options, arrays = inputs(name)
+    x, *kernel = (torch.from_numpy(a) for a in arrays)
+    x = x.permute(0, 3, 1, 2).contiguous(memory_format=getattr(torch, layout)).requires_grad_()
+    if operation == "bilinear":  # as FCN does it: a transposed convolution of each channel
+        factor, channels = options["factor"], x.shape[1]
+        line = 1 - (torch.arange(2 * factor) - factor + 0.5).abs() / factor
+        weight = (line[:, None] * line).expand(channels, 1, -1, -1).contiguous()
+        f = lambda x: F.conv_transpose2d(x, weight, stride=factor, groups=channels)
+    elif operation == "resize":
+        f = lambda x: F.interpolate(x, options["size"], mode="bilinear", align_corners=options["align_corners"])
+    elif operation == "adaptive":
+        f = lambda x: F.adaptive_avg_pool2d(x, options["size"])
+    elif kernel:
+        kernel = [kernel[0].permute(*((3, 2) if operation == "convolution" else (2, 3)), 0, 1).contiguous().requires_grad_()]
+        f = functools.partial({"convolution": F.conv2d, "transposed": F.conv_transpose2d}[operation], **options)
+    else:
+        window, pool = options["window"], {"max": F.max_pool2d, "average": F.avg_pool2d}[operation]
+        f = lambda x: pool(x, window, **{key: value for key, value in options.items() if key != "window"})
+    if direction == "forward":
+        return torch.no_grad()(lambda: f(x, *kernel))
+    y = f(x, *kernel)
+    cotangent = torch.ones_like(y)
+    return lambda: torch.autograd.grad(y, [x, *kernel], cotangent, retain_graph=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch-python", default=sys.executable, help="interpreter that has torch")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--only", default="", help="operations whose name contains one of these, with commas")
+    parser.add_argument("--plain", action="store_true", help="also XLA's own formulation")
+    options = parser.parse_args()
+    module = "experiments.benchmarks.vision_ops"
+    for name in CASES:
+        if not any(part in name for part in options.only.split(",")):
+            continue
+        for direction in ("forward", "gradient"):
+            ours = {"jaxnets": ("jax_operation", sys.executable, ("fast",))}
+            if options.plain:
+                ours["plain"] = ("jax_operation", sys.executable, ("plain",))
+            layouts = {"torch": "contiguous_format", "torch, channels last": "channels_last"}
+            peers = {
+                key: ("torch_operation", options.torch_python, (layout, str(options.cores))) for key, layout in layouts.items()
+            }
+            workers = {
+                key: compare.Worker(module, case, python, (name, direction, *arguments), cores=options.cores)
+                for key, (case, python, arguments) in {**ours, **peers}.items()
+            }
+            compare.report(f"{name}, {direction}", compare.alternate(workers, options.repeats), ours="jaxnets")
+            for worker in workers.values():
+                worker.close()
+
+
+if __name__ == "__main__":
+    main()
