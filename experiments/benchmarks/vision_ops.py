@@ -1,6 +1,6 @@
 """Operations on images against PyTorch, forward and gradient, each side with the same threads.
 
-    python -m experiments.benchmarks.vision_ops [--torch-python PATH] [--cores 2] [--repeats 15] [--only depthwise,max] [--plain]
+    python -m experiments.benchmarks.vision_ops [--torch-python PATH] [--cores 2] [--repeats 15] [--only max,1x1] [--plain]
 
 A gradient is that of image and kernel together, from a given cotangent. PyTorch is timed in both of its layouts; the ratio to
 read is that to the faster one. `--plain` also times XLA's own formulation, as on a GPU.
@@ -12,11 +12,13 @@ on a quiet machine, batch 8 unless given):
 - 3x3 with all that the window sees in one matrix: wins forward and backward where that matrix fits the cache: 512 channels at
   7x7 forward 9.4 against 21.3, 256 at 14x14 10.2 against 11.5; loses at 128 channels, 28x28 (15.1 against 10.1).
 - gradient of the kernel as shifted products: 128 channels at 28x28 24.7 against 30.9, 64 -> 128 with stride 2 14.0 against
-  18.5, dilated 256 at 60x60, batch 1, 40 against 110; loses at 64 -> 64 channels (64 against 26) and in the stem (50 against 10).
+  18.5, dilated 256 at 60x60, batch 1, 40 against 110; loses at 64 -> 64 channels (64 against 26) and in the stem (50, 10).
 - A fast form fused into its readers is computed anew by each of them: LeNet's gradient (batch 256) 46 ms, with barriers around
   the forms 14 ms. Timings of single operations don't show it.
 - Sum over all but the channels, as depthwise convolution's kernel gradient needs: 40 to 75 ms as a reduction, a product, or in
   two stages (3x3, 144 channels, 56x56); adding up in an array of one row inside a loop over rows 6 ms.
+- Grouped 3x3 (32 groups of 4 at 56x56, batch 2, beside other work) as dense blocks of 64 channels, mostly zeros: forward 8,
+  gradient 29; blocks of 128 17 and 103; a product for each group 212 and 165; XLA's own forward 60.
 - Maximum along rows, then along columns: forward 18 ms, at once 3.5 (3x3, stride 2, 64 channels, 112x112).
 - Gradient of the maximum: shared by ties (`jnp.maximum`) 15.1, to the first as in PyTorch 20.2 (same shape), XLA's own 135.
 """
@@ -96,21 +98,22 @@ def torch_operation(name, direction, layout, cores):
     operation, options, arrays = inputs(name)
     x, *kernel = (torch.from_numpy(a) for a in arrays)
     x = x.permute(0, 3, 1, 2).contiguous(memory_format=getattr(torch, layout)).requires_grad_()
-    if operation == "bilinear":  # as FCN does it: a transposed convolution of each channel
+    if operation in ("convolution", "transposed"):
+        order = (3, 2, 0, 1) if operation == "convolution" else (2, 3, 0, 1)
+        kernel = [kernel[0].permute(order).contiguous().requires_grad_()]
+        f = functools.partial(F.conv2d if operation == "convolution" else F.conv_transpose2d, **options)
+    elif operation == "bilinear":  # as FCN does it: a transposed convolution of each channel
         factor, channels = options["factor"], x.shape[1]
         line = 1 - (torch.arange(2 * factor) - factor + 0.5).abs() / factor
         weight = (line[:, None] * line).expand(channels, 1, -1, -1).contiguous()
-        f = lambda x: F.conv_transpose2d(x, weight, stride=factor, groups=channels)
+        f = functools.partial(F.conv_transpose2d, weight=weight, stride=factor, groups=channels)
     elif operation == "resize":
-        f = lambda x: F.interpolate(x, options["size"], mode="bilinear", align_corners=options["align_corners"])
+        f = functools.partial(F.interpolate, mode="bilinear", **options)
     elif operation == "adaptive":
-        f = lambda x: F.adaptive_avg_pool2d(x, options["size"])
-    elif kernel:
-        kernel = [kernel[0].permute(*((3, 2) if operation == "convolution" else (2, 3)), 0, 1).contiguous().requires_grad_()]
-        f = functools.partial({"convolution": F.conv2d, "transposed": F.conv_transpose2d}[operation], **options)
+        f = functools.partial(F.adaptive_avg_pool2d, output_size=options["size"])
     else:
-        window, pool = options["window"], {"max": F.max_pool2d, "average": F.avg_pool2d}[operation]
-        f = lambda x: pool(x, window, **{key: value for key, value in options.items() if key != "window"})
+        options = {"kernel_size": options["window"], **{key: value for key, value in options.items() if key != "window"}}
+        f = functools.partial(F.max_pool2d if operation == "max" else F.avg_pool2d, **options)
     if direction == "forward":
         return torch.no_grad()(lambda: f(x, *kernel))
     y = f(x, *kernel)

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxnets.models import layers
+from jaxnets.models.common import Images, Maps, require
 from jaxnets.types import Array, Float
 
-Images = Float[Array, "batch height width channels"]
-Maps = Float[Array, "batch _ _ _"]
 NORMAL = nn.initializers.normal(0.02)  # which the paper truncates at 100 standard deviations
 Dense = functools.partial(nn.Dense, kernel_init=NORMAL)
 Convolution = functools.partial(layers.Convolution, padding=0, use_bias=True, kernel_init=NORMAL)
@@ -69,11 +68,13 @@ class ConvNeXt(nn.Module):
     layer_scale: int | float = 1e-6  # at the start
 
     def __post_init__(self):
-        _require(self.classes >= 1, "classes must be at least 1", self.classes)
-        _require(bool(self.depths) and min(self.depths) >= 1, "depths must be positive integers, at least one", self.depths)
+        require(self, self.classes >= 1, "classes must be at least 1", self.classes)
+        require(
+            self, bool(self.depths) and min(self.depths) >= 1, "depths must be positive integers, at least one", self.depths
+        )
         fit = len(self.widths) == len(self.depths) and min(self.widths) >= 1
-        _require(fit, f"widths must be {len(self.depths)} positive integers, one per stage", self.widths)
-        _require(0 <= self.drop_depth < 1, "drop_depth must be in [0, 1)", self.drop_depth)
+        require(self, fit, f"widths must be {len(self.depths)} positive integers, one per stage", self.widths)
+        require(self, 0 <= self.drop_depth < 1, "drop_depth must be in [0, 1)", self.drop_depth)
         super().__post_init__()
 
     def setup(self):
@@ -88,7 +89,7 @@ class ConvNeXt(nn.Module):
     def features(self, x: Images, *, train: bool = False) -> dict[str, Maps]:
         """The maps after the stem and after each stage."""
         smallest = 4 * 2 ** (len(self.depths) - 1)
-        _require(min(x.shape[1:3]) >= smallest, f"an image must be at least {smallest} pixels high and wide", x.shape)
+        require(self, min(x.shape[1:3]) >= smallest, f"an image must be at least {smallest} pixels high and wide", x.shape)
         x = self.stem_norm(self.stem_conv(x))
         maps = {"stem": x}
         for index in range(1, len(self.depths) + 1):
@@ -101,8 +102,3 @@ class ConvNeXt(nn.Module):
 
 
 convnext_tiny = functools.partial(ConvNeXt, (3, 3, 9, 3), (96, 192, 384, 768))
-
-
-def _require(condition: bool, rule: str, value) -> None:
-    if not condition:
-        raise ValueError(f"ConvNeXt: {rule}, got {value}.")

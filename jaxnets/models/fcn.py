@@ -10,10 +10,9 @@ from flax import traverse_util
 
 from jaxnets import ops
 from jaxnets.models import cnn, layers
-from jaxnets.models.cnn.common import require
+from jaxnets.models.common import Images, require
 from jaxnets.types import Array, Float
 
-Images: TypeAlias = Float[Array, "batch height width channels"]
 Logits: TypeAlias = Float[Array, "batch height width classes"]
 SKIPS = {"32s": (), "16s": (16,), "8s": (16, 8)}  # strides of the maps whose scores are added
 SCORES = {32: "score_fr", 16: "score_pool4", 8: "score_pool3"}  # as the authors call them
@@ -52,16 +51,16 @@ class FCN(nn.Module):
     at_once: bool = False
 
     def __post_init__(self):
-        require(self.variant in SKIPS, "FCN", f"variant must be one of {', '.join(SKIPS)}", self.variant)
-        require(self.classes >= 1, "FCN", "classes must be at least 1", self.classes)
-        require(self.upsampling in ("fixed", "learned"), "FCN", "upsampling must be 'fixed' or 'learned'", self.upsampling)
+        require("FCN", self.variant in SKIPS, f"variant must be one of {', '.join(SKIPS)}", self.variant)
+        require("FCN", self.classes >= 1, "classes must be at least 1", self.classes)
+        require("FCN", self.upsampling in ("fixed", "learned"), "upsampling must be 'fixed' or 'learned'", self.upsampling)
         if self.backbone is None:
             self.backbone = cnn.vgg16(padding=100, ceil=True)
         if isinstance(self.backbone, cnn.VGG):
             depths, padding, ceil = self.backbone.depths, self.backbone.padding, self.backbone.ceil
-            require(len(depths) == 5, "FCN", "a VGG must have five stages", depths)
+            require("FCN", len(depths) == 5, "a VGG must have five stages", depths)
             known = padding == 1 or (padding == 100 and ceil)
-            require(known, "FCN", "a VGG must have padding=1, or padding=100 and ceil=True", (padding, ceil))
+            require("FCN", known, "a VGG must have padding=1, or padding=100 and ceil=True", (padding, ceil))
         super().__post_init__()
 
     @nn.compact
@@ -72,7 +71,7 @@ class FCN(nn.Module):
         else:
             sizes = [x.shape[1:3] for x in maps[-3:]]
             expected = [tuple(-(-length // stride) for length in image.shape[1:3]) for stride in (8, 16, 32)]
-            require(sizes == expected, "FCN", f"the backbone's last maps must have strides 8, 16, 32: {expected}", sizes)
+            require("FCN", sizes == expected, f"the backbone's last maps must have strides 8, 16, 32: {expected}", sizes)
         scores = self._score(maps.pop(), 32)
         for stride in SKIPS[self.variant]:
             scores = _add(self._upsample(scores, 2, UPSCORES[2 * stride]), self._score(maps.pop(), stride))
@@ -143,8 +142,8 @@ class ResNetFCN(nn.Module):
     normalization: layers.Kind = "batch"
 
     def __post_init__(self):
-        require(self.classes >= 1, "ResNetFCN", "classes must be at least 1", self.classes)
-        require(0 <= self.dropout < 1, "ResNetFCN", "dropout must be in [0, 1)", self.dropout)
+        require("ResNetFCN", self.classes >= 1, "classes must be at least 1", self.classes)
+        require("ResNetFCN", 0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
         super().__post_init__()
 
     @nn.compact
@@ -209,8 +208,8 @@ def fully_convolutional(variables: Mapping[str, Any], classes: int | None = None
       ValueError: not the variables of a VGG; zero classes.
     """
     params = dict(variables["params"])
-    require({"fc6", "fc7", "head"} <= set(params), "fully_convolutional", "expected the variables of a VGG", sorted(params))
-    require(classes is None or classes >= 1, "fully_convolutional", "classes must be at least 1", classes)
+    require("fully_convolutional", {"fc6", "fc7", "head"} <= set(params), "expected the variables of a VGG", sorted(params))
+    require("fully_convolutional", classes is None or classes >= 1, "classes must be at least 1", classes)
     dense = {name: params.pop(name) for name in ("fc6", "fc7", "head")}
     if classes is not None:
         dense["head"] = jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape[:-1], classes), leaf.dtype), dense["head"])

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxnets.models.common import require
 from jaxnets.proximal import linear, prox
 from jaxnets.types import Array, Float, Inexact
 
@@ -36,12 +37,12 @@ class _Unrolled(nn.Module, kw_only=True):
     selection: tuple[float, float] | None = None  # (more per layer, at most): share of the entries, the largest, not shrunk
 
     def __post_init__(self):
-        _require(self, self.layers >= 1, "layers must be at least 1", self.layers)
+        require(self, self.layers >= 1, "layers must be at least 1", self.layers)
         for name in ("penalty", "step_size"):
             value = getattr(self, name)
-            _require(self, not isinstance(value, int | float) or 0 < value < math.inf, f"{name} must be positive", value)
+            require(self, not isinstance(value, int | float) or 0 < value < math.inf, f"{name} must be positive", value)
         shares = self.selection or (0, 0)
-        _require(self, all(0 <= share <= 1 for share in shares), "selection must be two shares in [0, 1]", shares)
+        require(self, all(0 <= share <= 1 for share in shares), "selection must be two shares in [0, 1]", shares)
         super().__post_init__()
 
     def __call__(self, y: Float[Array, "..."], *, train: bool = False) -> Float[Array, "..."]:
@@ -107,7 +108,7 @@ class Lista(_Unrolled, kw_only=True):
         """Every layer's estimate."""
         del train  # taken so that training calls every model alike
         matrix = jnp.asarray(self.matrix)
-        _require(self, y.shape[-1:] == matrix.shape[:1], f"expected inputs [*batch, {len(matrix)}]", y.shape)
+        require(self, y.shape[-1:] == matrix.shape[:1], f"expected inputs [*batch, {len(matrix)}]", y.shape)
 
         def step_size():
             return self._first_step_size(linear.matrix(matrix), linear.matrix(matrix))
@@ -187,7 +188,7 @@ class Alista(_Unrolled, kw_only=True):
         weight = operator if self.weight is None else self.weight
         shape, output = operator.structure.shape, operator.output.shape
         batch = y.shape[: max(y.ndim - len(output), 0)]
-        _require(self, y.shape == (*batch, *output), f"expected inputs [*batch, {', '.join(map(str, output))}]", y.shape)
+        require(self, y.shape == (*batch, *output), f"expected inputs [*batch, {', '.join(map(str, output))}]", y.shape)
 
         def step_size():
             return self._first_step_size(operator, weight)
@@ -237,8 +238,3 @@ def _fista_momentum(layers, dtype):
         before, t = t, (1 + math.sqrt(1 + 4 * t**2)) / 2
         momentum.append((before - 1) / t)
     return jnp.asarray(momentum, dtype)
-
-
-def _require(model: nn.Module, condition: bool, rule: str, value: Any) -> None:
-    if not condition:
-        raise ValueError(f"{type(model).__name__}: {rule}, got {value}.")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Initializer
 
+from jaxnets.models.common import require
 from jaxnets.types import Array, Float
 
 
@@ -26,7 +27,7 @@ class Perceptron(nn.Module):
     feature_axes: int | None = None
 
     def __post_init__(self):
-        _require(self.units >= 1, "Perceptron", "units must be at least 1", self.units)
+        require("Perceptron", self.units >= 1, "units must be at least 1", self.units)
         _require_feature_axes("Perceptron", self.feature_axes)
         super().__post_init__()
 
@@ -68,10 +69,10 @@ class MLP(nn.Module):
 
     def __post_init__(self):
         positive = bool(self.widths) and all(isinstance(width, int) and width > 0 for width in self.widths)
-        _require(positive, "MLP", "widths must be positive integers, at least one", self.widths)
-        _require(0 <= self.dropout < 1, "MLP", "dropout must be in [0, 1)", self.dropout)
+        require("MLP", positive, "widths must be positive integers, at least one", self.widths)
+        require("MLP", 0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
         known = self.normalization in (None, "layer", "batch")
-        _require(known, "MLP", "normalization must be None, 'layer' or 'batch'", self.normalization)
+        require("MLP", known, "normalization must be None, 'layer' or 'batch'", self.normalization)
         _require_feature_axes("MLP", self.feature_axes)
         super().__post_init__()
 
@@ -93,23 +94,18 @@ class MLP(nn.Module):
         return nn.Dense(self.widths[-1], kernel_init=self.output_init, **dense)(x)
 
 
-def _require(condition: bool, name: str, rule: str, value: Any) -> None:
-    if not condition:
-        raise ValueError(f"{name}: {rule}, got {value}.")
-
-
 def _require_feature_axes(name: str, axes: int | None) -> None:
-    _require(axes is None or axes >= 1, name, "feature_axes must be None or at least 1", axes)
+    require(name, axes is None or axes >= 1, "feature_axes must be None or at least 1", axes)
 
 
 def _flatten(model: Perceptron | MLP, x: Array) -> Array:
     """`x` as `[*batch, features]`, as many features as the first layer's kernel takes, where there is one already."""
     name, axes = type(model).__name__, model.feature_axes
     batch_axes = min(1, x.ndim - 1) if axes is None else x.ndim - axes
-    _require(batch_axes >= 0, name, f"an input needs at least {axes or 1} axes", x.shape)
+    require(name, batch_axes >= 0, f"an input needs at least {axes or 1} axes", x.shape)
     features = math.prod(x.shape[batch_axes:])
     if layer := model.get_variable("params", "Dense_0"):  # flax's own message names neither the model nor the input
         expected = nn.unbox(layer["kernel"]).shape[0]
         rule = f"the variables expect {expected} features per example"
-        _require(features == expected, name, rule, f"{features} from an input of shape {x.shape}")
+        require(name, features == expected, rule, f"{features} from an input of shape {x.shape}")
     return x.reshape(*x.shape[:batch_axes], features)

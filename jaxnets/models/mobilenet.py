@@ -3,10 +3,8 @@
 from flax import linen as nn
 
 from jaxnets.models import layers
+from jaxnets.models.common import Images, Maps, require
 from jaxnets.types import Array, Float
-
-Images = Float[Array, "batch height width channels"]
-Maps = Float[Array, "batch _ _ _"]
 
 # Of each stage: expansion, channels, blocks, stride of the first block. Source: Sandler et al. (2018), table 2.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -54,9 +52,9 @@ class MobileNetV2(nn.Module):
     dropout: int | float = 0.2  # before the last layer
 
     def __post_init__(self):
-        _require(self.classes >= 1, "classes must be at least 1", self.classes)
-        _require(self.width > 0, "width must be positive", self.width)
-        _require(0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
+        require(self, self.classes >= 1, "classes must be at least 1", self.classes)
+        require(self, self.width > 0, "width must be positive", self.width)
+        require(self, 0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
         super().__post_init__()
 
     def setup(self):
@@ -92,8 +90,3 @@ def round_to_8(channels: int | float) -> int:
     """The nearest multiple of 8, at least 8 and not below 90 % of `channels`."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
-
-
-def _require(condition: bool, rule: str, value) -> None:
-    if not condition:
-        raise ValueError(f"MobileNetV2: {rule}, got {value}.")

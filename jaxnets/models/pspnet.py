@@ -8,10 +8,9 @@ from flax import linen as nn
 
 from jaxnets import ops
 from jaxnets.models import fcn, layers
-from jaxnets.models.cnn.common import require
+from jaxnets.models.common import Images, require
 from jaxnets.types import Array, Float
 
-Images: TypeAlias = Float[Array, "batch height width channels"]
 Logits: TypeAlias = Float[Array, "batch height width classes"]
 
 
@@ -69,16 +68,16 @@ class PSPNet(nn.Module):
     normalization: layers.Kind = "batch"
 
     def __post_init__(self):
-        require(self.classes >= 1, "PSPNet", "classes must be at least 1", self.classes)
-        require(bool(self.bins) and min(self.bins) >= 1, "PSPNet", "bins must be positive integers, at least one", self.bins)
-        require(self.pooling in ("average", "max"), "PSPNet", "pooling must be 'average' or 'max'", self.pooling)
+        require("PSPNet", self.classes >= 1, "classes must be at least 1", self.classes)
+        require("PSPNet", bool(self.bins) and min(self.bins) >= 1, "bins must be positive integers, at least one", self.bins)
+        require("PSPNet", self.pooling in ("average", "max"), "pooling must be 'average' or 'max'", self.pooling)
         require(
-            min(self.width, self.auxiliary_width) >= 1,
             "PSPNet",
+            min(self.width, self.auxiliary_width) >= 1,
             "widths must be at least 1",
             (self.width, self.auxiliary_width),
         )
-        require(0 <= self.dropout < 1, "PSPNet", "dropout must be in [0, 1)", self.dropout)
+        require("PSPNet", 0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
         super().__post_init__()
 
     @nn.compact

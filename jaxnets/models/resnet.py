@@ -12,10 +12,9 @@ from flax import linen as nn
 
 from jaxnets import ops
 from jaxnets.models import layers
+from jaxnets.models.common import Images, Maps, require
 from jaxnets.types import Array, Float
 
-Images = Float[Array, "batch height width channels"]
-Maps = Float[Array, "batch _ _ _"]
 EXPANSION = 4  # of a bottleneck: outputs per plane
 
 
@@ -157,13 +156,15 @@ class ResNet(nn.Module):
     dropout: int | float = 0.0  # before the last layer
 
     def __post_init__(self):
-        _require(self.classes >= 1, "classes must be at least 1", self.classes)
-        _require(bool(self.depths) and min(self.depths) >= 1, "depths must be positive integers, at least one", self.depths)
-        _require(self.width >= 1, "width must be at least 1", self.width)
+        require(self, self.classes >= 1, "classes must be at least 1", self.classes)
+        require(
+            self, bool(self.depths) and min(self.depths) >= 1, "depths must be positive integers, at least one", self.depths
+        )
+        require(self, self.width >= 1, "width must be at least 1", self.width)
         for name, known in (("block", ("basic", "bottleneck")), ("stem", ("imagenet", "deep", "cifar"))):
-            _require(getattr(self, name) in known, f"{name} must be one of {', '.join(known)}", getattr(self, name))
+            require(self, getattr(self, name) in known, f"{name} must be one of {', '.join(known)}", getattr(self, name))
         strides = [(1 if self.stem == "cifar" else 4) * 2**i for i in range(len(self.depths))]
-        _require(self.output_stride in (None, *strides), f"output_stride must be one of {strides}", self.output_stride)
+        require(self, self.output_stride in (None, *strides), f"output_stride must be one of {strides}", self.output_stride)
         super().__post_init__()
 
     def setup(self):
@@ -232,8 +233,3 @@ def cifar_resnet(depth: int, **options: Any) -> ResNet:
         raise ValueError(f"cifar_resnet: depth must be 6 n + 2 (20, 32, 44, 56, 110), got {depth}.")
     own: dict[str, Any] = {"block": "basic", "width": 16, "stem": "cifar", "classes": 10}
     return ResNet(((depth - 2) // 6,) * 3, **(own | options))
-
-
-def _require(condition: bool, rule: str, value: Any) -> None:
-    if not condition:
-        raise ValueError(f"ResNet: {rule}, got {value}.")

@@ -1,7 +1,7 @@
 """Convolution of images `batch height width channels` with kernels `rows columns inputs outputs`.
 
 On the CPU, XLA runs a plain convolution well, but falls to a scalar loop for depthwise and grouped ones and is slow at the
-gradient of most kernels. There they are written as products of matrices or shifted multiply-adds, chosen by `formulation`.
+gradient of most kernels. There they are products of matrices, shifted multiply-adds, or dense blocks: see `formulation`.
 """
 
 import functools
@@ -86,7 +86,8 @@ def formulation(image: tuple[int, ...], kernel: tuple[int, ...], window: Window,
         large = window.stride == (1, 1) and places > 9 and outputs == groups
         forms = Formulation(shifted, flipped if large else shifted, by_rows)
     elif groups > 1:
-        forms = Formulation(plain, product, product)
+        form = product if positions <= 64 else functools.partial(_blocks, window=window, groups=groups)
+        forms = Formulation(form, form, form)
     elif places == 1 or (channels >= 128 and (positions <= 256 or seen <= 2**22)):
         forms = Formulation(product, product, product)
     elif channels * outputs >= 2**13:
@@ -119,6 +120,17 @@ def _product(x, kernel, window, groups):
     kernel = kernel.reshape(rows * columns * inputs, groups, outputs // groups)
     y = jnp.einsum("bhwgi,igo->bhwgo", jnp.concatenate(seen, axis=-1), kernel)
     return y.reshape(*y.shape[:3], outputs)
+
+
+def _blocks(x, kernel, window, groups):
+    """Plain convolutions of blocks of about 64 channels, whose kernels are zero from one group to another."""
+    rows, columns, inputs, outputs = kernel.shape
+    together = max(m for m in range(1, max(64 // inputs, 1) + 1) if groups % m == 0)
+    kernel = kernel.reshape(rows, columns, inputs, groups // together, together, outputs // groups)
+    kernel = jnp.einsum("uvibgo,gh->buvhigo", kernel, jnp.eye(together, dtype=kernel.dtype))
+    kernel = kernel.reshape(groups // together, rows, columns, together * inputs, -1)
+    blocks = zip(jnp.split(x, len(kernel), axis=-1), kernel, strict=True)
+    return jnp.concatenate([_plain(part, k, window, 1) for part, k in blocks], axis=-1)
 
 
 def _shifted(x, kernel, window, groups):

@@ -25,6 +25,7 @@ BRANCHES = {
     "large depthwise": ((2, 6, 7, 4), (5, 4, 1, 4), {"padding": (2, 1), "dilation": (1, 2), "groups": 4}),
     "multiplied depthwise": ((2, 5, 6, 4), (3, 3, 1, 8), {"padding": 1, "groups": 4}),
     "grouped": ((2, 5, 6, 6), (3, 3, 2, 9), {"padding": 1, "dilation": 2, "groups": 3}),
+    "large grouped": ((1, 9, 9, 60), (2, 2, 20, 6), {"padding": 1, "groups": 3}),
 }
 
 
@@ -69,7 +70,7 @@ def test_it_runs_with_and_without_jit(jit, name):
     close(jit(gradient)(x, k), expected(x, k))
 
 
-@pytest.mark.parametrize("form", ["_product", "_shifted"])
+@pytest.mark.parametrize("form", ["_product", "_shifted", "_blocks"])
 @pytest.mark.parametrize("name", ["few channels", "middle", "grouped", "multiplied depthwise"])
 def test_formulations_equal_the_plain_form_where_they_are_not_chosen(name, form):
     if form == "_shifted" and name == "grouped":

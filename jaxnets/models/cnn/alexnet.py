@@ -5,7 +5,7 @@ from jax import lax
 
 from jaxnets import ops
 from jaxnets.models import layers
-from jaxnets.models.cnn.common import Images, Logits, Maps, require
+from jaxnets.models.common import Images, Logits, Maps, require
 from jaxnets.types import Array, Float
 
 GRID = 6  # rows and columns of the maps that the fully connected layers see
@@ -34,11 +34,11 @@ class AlexNet(nn.Module):
     dropout: int | float = 0.5
 
     def __post_init__(self):
-        require(self.classes >= 1, "AlexNet", "classes must be at least 1", self.classes)
-        require(min(*self.widths, self.hidden) >= 1, "AlexNet", "widths and hidden must be at least 1", self.widths)
+        require("AlexNet", self.classes >= 1, "classes must be at least 1", self.classes)
+        require("AlexNet", min(*self.widths, self.hidden) >= 1, "widths and hidden must be at least 1", self.widths)
         split = self.towers >= 1 and all(width % self.towers == 0 for width in self.widths)
-        require(split, "AlexNet", "towers must divide all widths", self.towers)
-        require(0 <= self.dropout < 1, "AlexNet", "dropout must be in [0, 1)", self.dropout)
+        require("AlexNet", split, "towers must divide all widths", self.towers)
+        require("AlexNet", 0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
         super().__post_init__()
 
     def setup(self):
@@ -56,7 +56,7 @@ class AlexNet(nn.Module):
     def features(self, x: Images, *, train: bool = False) -> dict[str, Maps]:
         """The maps by name, each after its activation and pooling."""
         del train
-        require(min(x.shape[1:3]) >= 63, "AlexNet", "an image must be at least 63 pixels high and wide", x.shape)
+        require("AlexNet", min(x.shape[1:3]) >= 63, "an image must be at least 63 pixels high and wide", x.shape)
         maps = {}
         for index in range(1, 6):
             x = nn.relu(getattr(self, f"conv{index}")(x))

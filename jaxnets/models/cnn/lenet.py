@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from jaxnets import ops
 from jaxnets.models import layers
-from jaxnets.models.cnn.common import Images, Logits, Maps, require
+from jaxnets.models.common import Images, Logits, Maps, require
 from jaxnets.types import Array, Float, Key
 
 # The maps of S2 that each map of C3 sees. Source: LeCun et al. (1998), table I.
@@ -79,9 +79,9 @@ class LeNet5(nn.Module):
     codes: Literal["digits", "learned"] = "digits"
 
     def __post_init__(self):
-        require(self.classes >= 1, "LeNet5", "classes must be at least 1", self.classes)
-        require(self.codes in ("digits", "learned"), "LeNet5", "codes must be 'digits' or 'learned'", self.codes)
-        require(self.codes == "learned" or self.classes <= 10, "LeNet5", "there are codes of 10 digits", self.classes)
+        require("LeNet5", self.classes >= 1, "classes must be at least 1", self.classes)
+        require("LeNet5", self.codes in ("digits", "learned"), "codes must be 'digits' or 'learned'", self.codes)
+        require("LeNet5", self.codes == "learned" or self.classes <= 10, "there are codes of 10 digits", self.classes)
         super().__post_init__()
 
     def setup(self):
@@ -99,7 +99,7 @@ class LeNet5(nn.Module):
         """The states of the layers, after their squashing."""
         del train
         height, width = x.shape[1:3]
-        require(max(height, width) <= 32 and x.shape[3] == 1, "LeNet5", "an image must be gray, at most 32x32", x.shape)
+        require("LeNet5", max(height, width) <= 32 and x.shape[3] == 1, "an image must be gray, at most 32x32", x.shape)
         frame = [((32 - n) // 2, (33 - n) // 2) for n in (height, width)]
         x = jnp.pad(x, ((0, 0), *frame, (0, 0)))
         maps = {}
@@ -158,10 +158,10 @@ class LeNet(nn.Module):
     dropout: int | float = 0.0  # before each dense layer
 
     def __post_init__(self):
-        require(self.classes >= 1, "LeNet", "classes must be at least 1", self.classes)
-        require(min(self.widths) >= 1, "LeNet", "widths must be at least 1", self.widths)
-        require(min(self.padding) >= 0, "LeNet", "padding must be at least 0", self.padding)
-        require(0 <= self.dropout < 1, "LeNet", "dropout must be in [0, 1)", self.dropout)
+        require("LeNet", self.classes >= 1, "classes must be at least 1", self.classes)
+        require("LeNet", min(self.widths) >= 1, "widths must be at least 1", self.widths)
+        require("LeNet", min(self.padding) >= 0, "padding must be at least 0", self.padding)
+        require("LeNet", 0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
         super().__post_init__()
 
     def setup(self):
@@ -179,7 +179,7 @@ class LeNet(nn.Module):
         del train
         maps = {}
         for index, padding in enumerate(self.padding, start=1):
-            require(min(x.shape[1:3]) + 2 * padding >= 6, "LeNet", f"the input of conv{index} is too small", x.shape)
+            require("LeNet", min(x.shape[1:3]) + 2 * padding >= 6, f"the input of conv{index} is too small", x.shape)
             x = maps[f"pool{index}"] = ops.max_pool(nn.relu(getattr(self, f"conv{index}")(x)), 2)
         return maps
 

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from jaxnets import ops
 from jaxnets.models import layers
-from jaxnets.models.cnn.common import Images, Logits, Maps, require
+from jaxnets.models.common import Images, Logits, Maps, require
 
 GRID = 7  # rows and columns of the maps that the fully connected layers see
 DENSE = nn.initializers.normal(0.01)
@@ -38,11 +38,11 @@ class VGG(nn.Module):
     dropout: int | float = 0.5
 
     def __post_init__(self):
-        require(self.classes >= 1, "VGG", "classes must be at least 1", self.classes)
-        require(bool(self.depths) and min(self.depths) >= 1, "VGG", "depths must be positive integers", self.depths)
-        require(min(self.width, self.hidden) >= 1, "VGG", "width and hidden must be at least 1", (self.width, self.hidden))
-        require(self.padding >= 0, "VGG", "padding must be at least 0", self.padding)
-        require(0 <= self.dropout < 1, "VGG", "dropout must be in [0, 1)", self.dropout)
+        require("VGG", self.classes >= 1, "classes must be at least 1", self.classes)
+        require("VGG", bool(self.depths) and min(self.depths) >= 1, "depths must be positive integers", self.depths)
+        require("VGG", min(self.width, self.hidden) >= 1, "width and hidden must be at least 1", (self.width, self.hidden))
+        require("VGG", self.padding >= 0, "padding must be at least 0", self.padding)
+        require("VGG", 0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
         super().__post_init__()
 
     def setup(self):
@@ -61,7 +61,7 @@ class VGG(nn.Module):
     def features(self, x: Images, *, train: bool = False) -> dict[str, Maps]:
         """The maps after each stage's pooling."""
         smallest = 2 ** len(self.depths) - 2 * (self.padding - 1)
-        require(min(x.shape[1:3]) >= smallest, "VGG", f"an image must be at least {smallest} pixels high and wide", x.shape)
+        require("VGG", min(x.shape[1:3]) >= smallest, f"an image must be at least {smallest} pixels high and wide", x.shape)
         maps = {}
         for stage, depth in enumerate(self.depths, start=1):
             for index in range(1, depth + 1):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Initializer
 
+from jaxnets.models.common import require
 from jaxnets.models.rnn import recurrence
 from jaxnets.models.rnn.recurrence import products
 from jaxnets.types import Array, Key, Params
@@ -34,7 +35,7 @@ class Cell:
     width: int  # units
 
     def __post_init__(self):
-        _require(isinstance(self.width, int) and self.width >= 1, self, "width must be at least 1", self.width)
+        require(self, isinstance(self.width, int) and self.width >= 1, "width must be at least 1", self.width)
 
     @property
     def outputs(self) -> int:
@@ -122,7 +123,7 @@ class LSTM(Cell):
     def __post_init__(self):
         super().__post_init__()
         fits = self.projection is None or 1 <= self.projection <= self.width
-        _require(fits, self, f"projection must be in 1..{self.width} (the width)", self.projection)
+        require(self, fits, f"projection must be in 1..{self.width} (the width)", self.projection)
 
     @property
     def outputs(self) -> int:
@@ -237,8 +238,3 @@ def _normalize(x: Array, scale: Array, epsilon: float = 1e-5) -> Array:
     centered = wide - wide.mean(-1, keepdims=True)
     normal = centered * jax.lax.rsqrt(jnp.mean(centered**2, -1, keepdims=True) + epsilon)
     return _scale(normal.astype(x.dtype), scale)
-
-
-def _require(condition: bool, cell: Cell, rule: str, value: Any) -> None:
-    if not condition:
-        raise ValueError(f"{type(cell).__name__}: {rule}, got {value}.")

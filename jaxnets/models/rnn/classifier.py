@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxnets.models.common import require
 from jaxnets.models.rnn.cells import Cell
 from jaxnets.models.rnn.layer import Recurrent
 from jaxnets.types import Array, Float, Int
@@ -34,11 +35,11 @@ class Classifier(nn.Module):
     options: Any = None  # dict of further options of `Recurrent`: {"zoneout": 0.1}
 
     def __post_init__(self):
-        _require(self.classes >= 1, "classes must be at least 1", self.classes)
+        require(self, self.classes >= 1, "classes must be at least 1", self.classes)
         known = self.pooling in ("last", "mean", "max")
-        _require(known, "pooling must be 'last', 'mean' or 'max'", repr(self.pooling))
+        require(self, known, "pooling must be 'last', 'mean' or 'max'", repr(self.pooling))
         time_major = (self.options or {}).get("time_major", False)
-        _require(not time_major, "x is batch-major: options must not hold time_major", True)
+        require(self, not time_major, "x is batch-major: options must not hold time_major", True)
         super().__post_init__()
 
     @nn.compact
@@ -68,8 +69,3 @@ class Classifier(nn.Module):
             return last
         backward = jnp.arange(last.shape[1])[None] >= self.cell.outputs
         return jnp.where(backward, outputs[:, 0], last)
-
-
-def _require(condition: bool, rule: str, value: Any) -> None:
-    if not condition:
-        raise ValueError(f"Classifier: {rule}, got {value}.")

@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from jaxnets.models.common import require
 from jaxnets.models.rnn.cells import Cell
 from jaxnets.models.rnn.layer import Recurrent
 from jaxnets.types import Array, Bool, Float, Int, Integer, Key
@@ -38,10 +39,10 @@ class LanguageModel(nn.Module):
 
     def __post_init__(self):
         width = self.cell.outputs if self.embedding is None else self.embedding
-        _require("LanguageModel", self.vocabulary >= 1, "vocabulary must be at least 1", self.vocabulary)
-        _require("LanguageModel", width >= 1, "embedding must be None or at least 1", self.embedding)
+        require("LanguageModel", self.vocabulary >= 1, "vocabulary must be at least 1", self.vocabulary)
+        require("LanguageModel", width >= 1, "embedding must be None or at least 1", self.embedding)
         fits = not self.tied or width == self.cell.outputs
-        _require("LanguageModel", fits, f"tied needs an embedding as wide as the cell's {self.cell.outputs} outputs", width)
+        require("LanguageModel", fits, f"tied needs an embedding as wide as the cell's {self.cell.outputs} outputs", width)
         super().__post_init__()
 
     def initial(self, batch: int, dtype: Any = jnp.float32) -> Any:
@@ -111,17 +112,17 @@ def sample(
         outside (0, 1].
     Source: top-k: Fan, Lewis & Dauphin (2018), arXiv:1805.04833; nucleus: Holtzman et al. (2020), arXiv:1904.09751.
     """
-    _require("sample", steps >= 1, "steps must be at least 1", steps)
-    _require("sample", nucleus is None or 0 < nucleus <= 1, "nucleus must be None or in (0, 1]", nucleus)
+    require("sample", steps >= 1, "steps must be at least 1", steps)
+    require("sample", nucleus is None or 0 < nucleus <= 1, "nucleus must be None or in (0, 1]", nucleus)
     cold = isinstance(temperature, int | float)
-    _require("sample", not cold or temperature >= 0, "temperature must not be negative", temperature)
+    require("sample", not cold or temperature >= 0, "temperature must not be negative", temperature)
     if prompt is not None and len(prompt):
         logits, recurrent = model.apply(variables, prompt[None], initial=None if state is None else state.state)
         state = Written(recurrent, logits[0, -1], jnp.zeros((), jnp.int32) if state is None else state.count)
     if state is None:
         raise ValueError(f"sample: needs a prompt or a state, got prompt {prompt} and no state.")
     symbols = state.logits.shape[-1]
-    _require("sample", top_k is None or 1 <= top_k <= symbols, f"top_k must be None or in 1..{symbols}", top_k)
+    require("sample", top_k is None or 1 <= top_k <= symbols, f"top_k must be None or in 1..{symbols}", top_k)
 
     def draw(state: Written, _):
         if cold and temperature == 0:
@@ -151,13 +152,8 @@ def _likely(logits: Array, top_k: int | None, nucleus: int | float | None) -> Ar
 def check_ids(function: str, name: str, ids: Array, size: int, *, axes: int) -> None:
     """Raises ValueError for ids that are not integers with so many axes, or known to be outside 0..size-1."""
     integers = jnp.issubdtype(ids.dtype, jnp.integer) and ids.ndim == axes
-    _require(function, bool(integers), f"{name} must be integer ids with {axes} axes", f"{ids.dtype}{list(ids.shape)}")
+    require(function, bool(integers), f"{name} must be integer ids with {axes} axes", f"{ids.dtype}{list(ids.shape)}")
     if not isinstance(ids, jax.core.Tracer):
         known = np.asarray(ids)
         wrong = known[(known < 0) | (known >= size)]
-        _require(function, not len(wrong), f"{name} must be ids 0..{size - 1}", wrong[:1])
-
-
-def _require(function: str, condition: bool, rule: str, value: Any) -> None:
-    if not condition:
-        raise ValueError(f"{function}: {rule}, got {value}.")
+        require(function, not len(wrong), f"{name} must be ids 0..{size - 1}", wrong[:1])

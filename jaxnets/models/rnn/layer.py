@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxnets.models.common import require
 from jaxnets.models.rnn.cells import Cell
 from jaxnets.models.rnn.recurrence import Conditions
 from jaxnets.types import Array, Bool, Float, Num, Params
@@ -50,12 +51,12 @@ class Recurrent(nn.Module):
     param_dtype: Any = jnp.float32
 
     def __post_init__(self):
-        _require(isinstance(self.cell, Cell), "cell must be a cell such as rnn.LSTM(256)", self.cell)
-        _require(self.layers >= 1, "layers must be at least 1", self.layers)
+        require(self, isinstance(self.cell, Cell), "cell must be a cell such as rnn.LSTM(256)", self.cell)
+        require(self, self.layers >= 1, "layers must be at least 1", self.layers)
         for name in ("dropout", "recurrent_dropout", "zoneout"):
             rates = getattr(self, name)
             inside = all(0 <= rate < 1 for rate in (rates if isinstance(rates, tuple) else (rates,)))
-            _require(inside, f"{name} must be in [0, 1)", rates)
+            require(self, inside, f"{name} must be in [0, 1)", rates)
         super().__post_init__()
 
     def initial(self, batch: int, dtype: Any = jnp.float32) -> Any:
@@ -73,11 +74,11 @@ class Recurrent(nn.Module):
         reset: Bool[Array, "..."] | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "..."], Any]:
-        _require(x.ndim == 3, "x must be a batch of sequences, three axes", x.shape)
+        require(self, x.ndim == 3, "x must be a batch of sequences, three axes", x.shape)
         if not self.time_major:
             x, reset = x.swapaxes(0, 1), None if reset is None else reset.swapaxes(0, 1)
         if reset is not None:
-            _require(reset.shape == x.shape[:2], f"reset must have one flag for each of {x.shape[:2]} steps", reset.shape)
+            require(self, reset.shape == x.shape[:2], f"reset must have one flag for each of {x.shape[:2]} steps", reset.shape)
         mask = _mask(lengths, *x.shape[:2])
         x, finals = _hide(x, mask), []
         for index in range(self.layers):
@@ -117,7 +118,7 @@ class Recurrent(nn.Module):
             keep = nn.Dropout(self.recurrent_dropout, deterministic=False)(ones)
             conditions = conditions._replace(keep=keep)
         rates = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * len(leaves)
-        _require(len(rates) == len(leaves), f"zoneout must be one number or {len(leaves)}", self.zoneout)
+        require(self, len(rates) == len(leaves), f"zoneout must be one number or {len(leaves)}", self.zoneout)
         if any(rates):
             shares = [
                 jax.random.bernoulli(self.make_rng("dropout"), rate, (shape[0], *leaf.shape)).astype(leaf.dtype)
@@ -143,11 +144,13 @@ def _mask(lengths: Array | None, time: int, batch: int) -> Array | None:
     """True at the steps that count, `[time, batch]`."""
     if lengths is None:
         return None
-    _require(bool(jnp.issubdtype(lengths.dtype, jnp.integer)), "lengths must be integers", lengths.dtype)
-    _require(lengths.shape == (batch,), f"lengths must be one number for each of {batch} rows", lengths.shape)
+    require("Recurrent", bool(jnp.issubdtype(lengths.dtype, jnp.integer)), "lengths must be integers", lengths.dtype)
+    require("Recurrent", lengths.shape == (batch,), f"lengths must be one number for each of {batch} rows", lengths.shape)
     if not isinstance(lengths, jax.core.Tracer):
         known = np.asarray(lengths)  # NumPy's: inside jit even a comparison of constants is traced
-        _require(bool(np.all((known >= 0) & (known <= time))), f"lengths must be in 0..{time}, the steps of x", known)
+        require(
+            "Recurrent", bool(np.all((known >= 0) & (known <= time))), f"lengths must be in 0..{time}, the steps of x", known
+        )
     return jnp.arange(time)[:, None] < lengths[None]
 
 
@@ -161,10 +164,5 @@ def _checked(zeros: Any, initial: Any) -> Any:
     if initial is None:
         return zeros
     expected, got = (jax.tree.map(jnp.shape, state) for state in (zeros, initial))
-    _require(expected == got, f"initial must be a state of shapes {expected}", got)
+    require("Recurrent", expected == got, f"initial must be a state of shapes {expected}", got)
     return jax.tree.map(lambda zero, given: jnp.asarray(given).astype(zero.dtype), zeros, initial)
-
-
-def _require(condition: bool, rule: str, value: Any) -> None:
-    if not condition:
-        raise ValueError(f"Recurrent: {rule}, got {value}.")

@@ -20,6 +20,7 @@ from jax import lax
 
 from jaxnets import activations
 from jaxnets.models import layers
+from jaxnets.models.common import require
 from jaxnets.models.rnn import linear
 from jaxnets.models.rnn.cells import Cell, Specification
 from jaxnets.models.rnn.recurrence import Conditions, products
@@ -72,7 +73,7 @@ class MinGRU(LinearCell):
     def __post_init__(self):
         super().__post_init__()
         known = self.candidate in ("linear", "positive")
-        _require(known, self, "candidate must be 'linear' or 'positive'", repr(self.candidate))
+        require(self, known, "candidate must be 'linear' or 'positive'", repr(self.candidate))
 
     def parameters(self, inputs: int) -> Specification:
         columns = 2 * self.width
@@ -105,7 +106,7 @@ class DiagonalCell(LinearCell):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(self.state is None or self.state >= 1, self, "state must be None or at least 1", self.state)
+        require(self, self.state is None or self.state >= 1, "state must be None or at least 1", self.state)
 
     @property
     def modes(self) -> int:
@@ -162,8 +163,8 @@ class LRU(DiagonalCell):
     def __post_init__(self):
         super().__post_init__()
         ring = 0 <= self.r_min <= self.r_max and 0 < self.r_max < 1
-        _require(ring, self, "r_min and r_max must be 0 <= r_min <= r_max < 1, r_max > 0", (self.r_min, self.r_max))
-        _require(0 < self.max_phase <= 2 * math.pi, self, "max_phase must be in (0, 2π]", self.max_phase)
+        require(self, ring, "r_min and r_max must be 0 <= r_min <= r_max < 1, r_max > 0", (self.r_min, self.r_max))
+        require(self, 0 < self.max_phase <= 2 * math.pi, "max_phase must be in (0, 2π]", self.max_phase)
 
     def parameters(self, inputs: int) -> Specification:
         n = self.modes
@@ -210,11 +211,11 @@ class S5(DiagonalCell):
         super().__post_init__()
         size = self.state or self.width
         even = self.blocks >= 1 and size % (2 * self.blocks) == 0
-        _require(even, self, "state must be a multiple of 2 blocks", f"{size} with blocks {self.blocks}")
+        require(self, even, "state must be a multiple of 2 blocks", f"{size} with blocks {self.blocks}")
         known = self.discretization in ("zoh", "bilinear")
-        _require(known, self, "discretization must be 'zoh' or 'bilinear'", repr(self.discretization))
+        require(self, known, "discretization must be 'zoh' or 'bilinear'", repr(self.discretization))
         steps = 0 < self.min_step <= self.max_step < math.inf
-        _require(steps, self, "steps must be 0 < min_step <= max_step", (self.min_step, self.max_step))
+        require(self, steps, "steps must be 0 < min_step <= max_step", (self.min_step, self.max_step))
 
     @property
     def modes(self) -> int:
@@ -278,8 +279,3 @@ def _wide(dtype: Any) -> Any:
 
 def _widen(x: Array) -> Array:
     return x.astype(_wide(x.dtype))
-
-
-def _require(condition: bool, cell: LinearCell, rule: str, value: Any) -> None:
-    if not condition:
-        raise ValueError(f"{type(cell).__name__}: {rule}, got {value}.")
