@@ -23,6 +23,8 @@ MODELS = {
     "convnext_tiny": ("features.3", "stage2", (40, 33)),
     "mobilenet_v2": ("features.6", "stage3", (40, 33)),
 }
+OTHERS = ("resnet34", "resnet101", "resnet152", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2")
+OTHERS += ("vgg11", "vgg13", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn")  # of which only names and shapes are recorded
 STEP_IMAGES = (4, 64, 48, 3)
 LEARNING_RATE, MOMENTUM = 0.05, 0.9
 
@@ -36,6 +38,19 @@ def drawn(name, shape):
     if name.endswith("weight"):
         return normal * np.sqrt(2 / np.prod(shape[1:]), dtype=np.float32) if len(shape) > 1 else 1 + 0.2 * normal
     return normal if name == "images" else 0.2 * normal
+
+
+def digest(shapes):
+    """A number for the names and shapes of a state_dict."""
+    return zlib.crc32(repr(sorted((name, tuple(shape)) for name, shape in shapes.items())).encode())
+
+
+def state_digest(name):
+    import torch
+
+    with torch.device("meta"):
+        state = getattr(torchvision().models, name)(num_classes=CLASSES).state_dict()
+    return digest({key: value.shape for key, value in state.items() if not key.endswith("num_batches_tracked")})
 
 
 def torchvision():
@@ -112,4 +127,5 @@ def steps():
 
 if __name__ == "__main__":
     arrays = {key: array for name in MODELS for key, array in outputs(name).items()} | steps()
+    arrays |= {f"{name}/state_dict": np.array(state_digest(name)) for name in (*MODELS, *OTHERS)}
     np.savez_compressed(pathlib.Path(__file__).with_suffix(".npz"), **arrays)

@@ -155,9 +155,10 @@ def test_two_training_steps_are_torchs(golden):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_tables_are_the_variables_of_the_models(name):
-    """Names, shapes and sizes, for any number of classes; no array is made."""
+def test_the_tables_are_the_variables_of_the_models(name, golden):
+    """Names, shapes and sizes, on both sides, for any number of classes; no array is made."""
     assert set(names.ARCHITECTURES) == {f"torchvision/{each}" for each in MODELS}
+    assert SCRIPT["digest"]({entry.name: entry.shape for entry in entries(name)}) == golden[f"{name}/state_dict"]
     table = entries(name, classes=1000)
     assert sum(np.prod(entry.shape, dtype=int) for entry in table if entry.path[0] == "params") == SIZES[name]
     model, x = MODELS[name](classes=5), jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
@@ -315,15 +316,17 @@ def test_live_outputs_are_torchvisions_and_exports_load(name, torchvision):
     arrays = {key: value.float() for key, value in module.state_dict().items()}
     variables = torch.load(f"torchvision/{name}", arrays)
     x = np.random.default_rng(0).standard_normal((1, 72, 65, 3))
+    theirs = pytorch.from_numpy(x.transpose(0, 3, 1, 2))
     with pytorch.no_grad():
-        expected = module(pytorch.from_numpy(x.transpose(0, 3, 1, 2))).numpy()
+        expected, narrow = module(theirs).numpy(), module.float()(theirs.float()).numpy()
+    rounding = np.abs(narrow - expected).max() / np.abs(expected).max()  # of torchvision itself: 8e-6 of vgg19_bn
     model = MODELS[name](classes=7)
     with jax.disable_jit(False):
-        assert_near(jax.jit(model.apply)(variables, jnp.asarray(x, jnp.float32)), expected, 1e-5)
+        assert_near(jax.jit(model.apply)(variables, jnp.asarray(x, jnp.float32)), expected, max(1e-5, 2 * rounding))
         with jax.enable_x64(True):
             wide = jax.tree.map(np.float64, variables)
             assert_near(jax.jit(model.apply)(wide, jnp.asarray(x)), expected, 1e-10)
     exported = {key: pytorch.from_numpy(array) for key, array in torch.export(f"torchvision/{name}", variables).items()}
-    module.float().load_state_dict(exported)  # strict; PyTorch itself supplies num_batches_tracked
+    module.load_state_dict(exported)  # strict; PyTorch itself supplies num_batches_tracked
     for key, value in module.state_dict().items():
         assert "num_batches_tracked" in key or (value == arrays[key]).all()
