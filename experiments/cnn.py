@@ -1,6 +1,7 @@
 """CNN: LeNet-5 and a residual network on digits or Fashion-MNIST; their filters, and what they look at, drawn.
 
-Measured.
+Measured 2026-11-23, 2 CPU cores beside other work, jax 0.10.2, seed 0: LeNet on a validation part of Fashion-MNIST 89.0 % after
+4 epochs (`--preset lenet --validate --epochs 4`).
 """
 
 import dataclasses
