@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.harness import checks, report
+from experiments.harness import checks, figures, report
 from experiments.harness.run import Run, identity, write
 from experiments.vision import overlays
 from jaxnets import inference, losses, metrics, optimizers
@@ -70,7 +70,8 @@ class Task:
 
 def load(config: Config) -> Task:
     if config.data is None:
-        classes = segmentation.Classes(mosaics.CLASSES, segmentation.colors(len(mosaics.CLASSES)))
+        palette = np.array([list(bytes.fromhex(color[1:])) for color in figures.PALETTE])
+        classes = segmentation.Classes(mosaics.CLASSES, palette[: len(mosaics.CLASSES)])
         train = mosaics.make(config.images, seed=config.seed, part="train")
         test = mosaics.make(max(SHOWN, config.images // 4), seed=config.seed, part="validation" if config.validate else "test")
     else:
@@ -161,12 +162,11 @@ def learn(config: Config, run: Run, build: Callable[[int], Any], loss: Callable,
     shown = np.linspace(0, len(guesses) - 1, SHOWN).astype(int)
     keep(run, guesses[shown].astype(np.uint8))
     columns = {"truth": task.test.y[shown], run.name: guesses[shown]} | beside(config, guesses[shown].shape)
-    run.figure(
-        "overlays", functools.partial(overlays.draw, task.test.x[shown], columns, task.classes), size=(9, 8), gallery=True
-    )
-    run.figure(
-        "classes", functools.partial(overlays.draw_iou, {**baselines, run.name: scores}, names), size=(8, 4), gallery=True
-    )
+    size = (2.3 * (1 + len(columns)), 2.3 * SHOWN * task.test.y.shape[1] / task.test.y.shape[2] + 0.8)
+    draw = functools.partial(overlays.draw, task.test.x[shown], columns, task.classes)
+    run.figure("overlays", draw, size=size, gallery=True)
+    draw = functools.partial(overlays.draw_iou, {**baselines, run.name: scores}, names)
+    run.figure("classes", draw, size=(8, 4), gallery=True)
     run.figure("learning", functools.partial(overlays.draw_learning, run.rows()), size=(8, 3), gallery=True)
     return {
         "mean_iou": float(scores.mean_iou),
