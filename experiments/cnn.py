@@ -21,6 +21,7 @@ from jaxnets import losses, metrics, ops, optimizers
 from jaxnets.data import augment, batches
 from jaxnets.models import cnn, resnet
 from jaxnets.training import checkpoint, loop, state, steps
+from jaxnets.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,8 @@ def main(config: Config, run: Run) -> dict[str, float]:
     train, test, names = classification.load(config)
     if config.data == "digits":
         train, test = (dataclasses.replace(part, x=np.asarray(ops.resize(jnp.asarray(part.x), 28))) for part in (train, test))
+    if config.shift >= min(train.x.shape[1:3]):
+        raise InputError(f"--shift must be less than the images' {min(train.x.shape[1:3])} pixels, got {config.shift}")
     if config.network == "lenet":
         model = cnn.LeNet(len(names))
     else:

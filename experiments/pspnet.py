@@ -6,6 +6,7 @@ Measured 2026-11-23, 2 CPU cores beside other work, jax 0.10.2, seed 0: CamVid, 
 
 import dataclasses
 import functools
+from typing import Literal
 
 from experiments.harness.run import Run
 from experiments.vision import scenes
@@ -17,6 +18,7 @@ from jaxnets.models import pspnet, resnet
 @dataclasses.dataclass(frozen=True)
 class Config(scenes.Config):
     auxiliary: float = 0.4  # weight of the loss of the head on stage 3
+    output_stride: Literal[4, 8, 16, 32] = 8  # of the backbone's last map
 
 
 PRESETS = {

@@ -31,7 +31,6 @@ class Config:
     size: tuple[int, int] | None = None  # height and width to fit the images into; None: they are all alike
     images: int = 400  # mosaics to train on
     width: int = 32  # channels of the backbone's first stage; a ResNet-18 has 64
-    output_stride: int = 8  # of the backbone's last map
     crop: int = 96  # pixels, height and width of a training image
     scale: tuple[float, float] = (0.75, 1.5)  # range of a training image's magnification
     rotation: float = 0.0  # degrees, at most
@@ -49,8 +48,9 @@ class Config:
     beside: str | None = dataclasses.field(default=None, metadata={"of_run": False})
 
     def __post_init__(self):
-        checks.positive(self, "images", "width", "output_stride", "crop", "batch", "epochs", "lr")
-        checks.within(self, 0, math.inf, "weight_decay", "color", "balance", "rotation")
+        checks.positive(self, "images", "width", "crop", "batch", "epochs", "lr")
+        checks.within(self, 0, math.inf, "weight_decay", "balance", "rotation")
+        checks.within(self, 0, 1, "color")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"--scale must be two positive numbers, the smaller first, got {self.scale}")
         if not self.scales or min(self.scales) <= 0:
@@ -98,6 +98,8 @@ def learn(config: Config, run: Run, build: Callable[[int], Any], loss: Callable,
     """Trains `build(classes)`, measures it beside the baselines, and draws; `logits(outputs)` are its final scores."""
     task = load(config)
     names, void = task.classes.names, segmentation.VOID
+    shown = np.linspace(0, len(task.test) - 1, SHOWN).astype(int)
+    others = beside(config, task.test.y[shown].shape)  # before the training: a wrong folder must not cost it
     model = build(len(names))
 
     def apply(variables, x, **options):
@@ -159,9 +161,8 @@ def learn(config: Config, run: Run, build: Callable[[int], Any], loss: Callable,
     for name, value in zip(names, scores.iou, strict=True):
         run.print(f"    {name:<16} IoU {value:.3f}")
 
-    shown = np.linspace(0, len(guesses) - 1, SHOWN).astype(int)
     keep(run, guesses[shown].astype(np.uint8))
-    columns = {"truth": task.test.y[shown], run.name: guesses[shown]} | beside(config, guesses[shown].shape)
+    columns = {"truth": task.test.y[shown], run.name: guesses[shown]} | others
     size = (2.3 * (1 + len(columns)), 2.3 * SHOWN * task.test.y.shape[1] / task.test.y.shape[2] + 0.8)
     draw = functools.partial(overlays.draw, task.test.x[shown], columns, task.classes)
     run.figure("overlays", draw, size=size, gallery=True)

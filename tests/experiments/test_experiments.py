@@ -37,6 +37,11 @@ def test_smoke_preset_leaves_metrics_summary_and_figures(name, tmp_path):
         (["mlp", "--batch", "5000"], "batch must be in 1..1258 (the number of examples), got 5000"),
         (["mlp", "--data", "nowhere"], "nowhere"),
         (["activations", "--only", "rleu"], "--only: unknown rleu"),
+        (["cnn", "--shift", "28"], "--shift must be less than the images' 28 pixels, got 28"),
+        (["pspnet", "--color", "2"], "--color must be in [0, 1), got 2.0"),
+        (["pspnet", "--beside", "nowhere"], "--beside nowhere: expected the folder of a finished run"),
+        (["pspnet", "--output-stride", "3"], "output-stride"),
+        (["fcn", "--data", "nowhere"], "nowhere"),
         (["losses", "--noise", "1.5"], "--noise must be shares in [0, 1)"),
     ],
 )
