@@ -110,6 +110,11 @@ def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.checkpoint(function, prevent_cse=False)
 
 
+def dot(x: Array, matrix: Array) -> Array:
+    """The product over the last axis of `x` and the first of the matrix."""
+    return lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
+
+
 def interpolate(x: Images, rows: np.ndarray, columns: np.ndarray) -> Float[Array, "batch rows columns channels"]:
     """`y[i, j] = Σ_h Σ_w rows[i, h] columns[j, w] x[h, w]`, in full precision also where products are coarser by default."""
     product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)

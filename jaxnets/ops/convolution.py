@@ -1,7 +1,8 @@
 """Convolution of images `batch height width channels` with kernels `rows columns inputs outputs`.
 
 On the CPU, XLA runs a plain convolution well, but falls to a scalar loop for depthwise and grouped ones and is slow at the
-gradient of most kernels. There they are products of matrices, shifted multiply-adds, or dense blocks: see `formulation`.
+gradient of most kernels. There they are products of matrices, shifted multiply-adds, dense blocks, or minimal filtering: see
+`formulation`.
 """
 
 import functools
@@ -16,6 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxnets.ops import common
 from jaxnets.ops.common import Images, Padding, Pair, Window
+from jaxnets.ops.winograd import winograd
 from jaxnets.types import Array, Float
 
 Form = Callable[[Any, Any], Any]  # (x, kernel) -> y, linear in each
@@ -88,7 +90,10 @@ def formulation(image: tuple[int, ...], kernel: tuple[int, ...], window: Window,
     elif groups > 1:
         form = product if positions <= 64 else functools.partial(_blocks, window=window, groups=groups)
         forms = Formulation(form, form, form)
-    elif places == 1 or (channels >= 128 and (positions <= 256 or seen <= 2**22)):
+    elif window.size == (3, 3) and window.stride == (1, 1) and min(channels, outputs) >= 96 and image[0] * positions >= 512:
+        form = functools.partial(winograd, window=window)
+        forms = Formulation(form, form, form)
+    elif places == 1 or (channels >= 128 and seen <= 2**22) or (channels >= 512 and positions <= 256):
         forms = Formulation(product, product, product)
     elif channels * outputs >= 2**13:
         forms = Formulation(plain, plain, shifted)
@@ -115,7 +120,7 @@ def _product(x, kernel, window, groups):
     rows, columns, inputs, outputs = kernel.shape
     seen = common.slices(x, window)
     if groups == 1:
-        return _dot(jnp.concatenate(seen, axis=-1), kernel.reshape(-1, outputs))
+        return common.dot(jnp.concatenate(seen, axis=-1), kernel.reshape(-1, outputs))
     seen = [s.reshape(*s.shape[:3], groups, inputs) for s in seen]
     kernel = kernel.reshape(rows * columns * inputs, groups, outputs // groups)
     y = jnp.einsum("bhwgi,igo->bhwgo", jnp.concatenate(seen, axis=-1), kernel)
@@ -139,7 +144,7 @@ def _shifted(x, kernel, window, groups):
     kernels = kernel.reshape(rows * columns, inputs, outputs)
     seen = common.slices(x, window)
     if groups == 1:
-        return sum(_dot(s, k) for s, k in zip(seen, kernels, strict=True))
+        return sum(common.dot(s, k) for s, k in zip(seen, kernels, strict=True))
     if outputs > groups:
         seen = [jnp.repeat(s, outputs // groups, axis=-1) for s in seen]
     return sum(s * k[None, None] for s, k in zip(seen, kernels, strict=True))
@@ -172,7 +177,3 @@ def _by_rows(x, kernel, window, groups):
 
     tops = jnp.arange(rows) * window.stride[0]
     return jnp.moveaxis(lax.map(lambda top: row(kernel, x, top), tops), 0, 1)
-
-
-def _dot(x, matrix):
-    return lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))

@@ -16,6 +16,7 @@ common = importlib.import_module("jaxnets.ops.common")
 # One for each branch of `formulation`: image, kernel, options.
 BRANCHES = {
     "one": ((2, 4, 5, 3), (1, 1, 3, 4), {"stride": 2}),
+    "minimal filtering": ((2, 17, 16, 96), (3, 3, 96, 96), {"padding": 1}),
     "small image": ((1, 3, 4, 128), (2, 2, 128, 2), {"padding": 1}),
     "many channels": ((1, 17, 17, 32), (2, 2, 32, 256), {"dilation": 2}),
     "one channel": ((2, 5, 6, 1), (3, 3, 1, 4), {"padding": 2}),
@@ -79,6 +80,19 @@ def test_formulations_equal_the_plain_form_where_they_are_not_chosen(name, form)
     other = functools.partial(getattr(module, form), **plain.keywords)
     with jax.disable_jit(False):
         close(*(jax.jit(functools.partial(derivatives, f))(x, k) for f in (other, plain)))
+
+
+@pytest.mark.parametrize(
+    ("image", "dilation", "padding"), [((3, 4), 1, 0), ((5, 6), 1, ((0, 2), (1, 0))), ((11, 8), (3, 2), (3, 2)), ((5, 5), 4, 5)]
+)
+def test_minimal_filtering_is_exact_at_any_size_dilation_and_padding(image, dilation, padding):
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True), jax.disable_jit(False):
+        x, k = jnp.asarray(rng.standard_normal((2, *image, 3))), jnp.asarray(rng.standard_normal((3, 3, 3, 2)))
+        window = common.window("test", x, (3, 3), 1, dilation, padding)
+        plain = functools.partial(module._plain, window=window, groups=1)
+        other = functools.partial(module.winograd, window=window)
+        close(*(jax.jit(functools.partial(derivatives, f))(x, k) for f in (other, plain)), 1e-12)
 
 
 @pytest.mark.parametrize("name", ["one", "few channels", "depthwise"])
