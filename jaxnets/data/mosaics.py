@@ -2,8 +2,8 @@
 
 The textures are eight photographs inside the scikit-image wheel. An image is a random Voronoi partition; each region shows
 a random window of one photograph, at a random scale, contrast and brightness, so that one pixel's color says little:
-guessing the most frequent class of each of 4,096 colors, counted in `make(400)`, reaches an accuracy of 0.36 and a mean IoU
-of 0.23 on `make(200, part="test")`.
+guessing the most frequent class of each of 4,096 colors, counted in `make(400)`, reaches an accuracy of 0.45 and a mean IoU
+of 0.30 on `make(200, part="test")`.
 """
 
 import functools
@@ -28,9 +28,9 @@ CLASSES = tuple(FILES)
 # (rows, columns) of a photograph, as shares of its height and width: nothing of one part is seen in another.
 PARTS = {"train": ((0, 1 / 2), (0, 3 / 4)), "validation": ((0, 1 / 2), (3 / 4, 1)), "test": ((1 / 2, 1), (0, 1))}
 REGIONS = (3, 6)  # of an image, each of another class
-SCALE = (2 / 3, 3 / 2)  # magnification, log-uniform
-CONTRAST = (0.6, 1.2)  # about the middle gray, uniform
-BRIGHTNESS = (-0.2, 0.2)  # added, uniform
+SCALE = (0.8, 1.25)  # magnification, log-uniform
+CONTRAST = (0.8, 1.2)  # about the middle gray, uniform
+BRIGHTNESS = (-0.1, 0.1)  # added, uniform
 
 
 def make(count: int, *, size: int = 96, seed: int = 0, part: str = "train") -> batches.Dataset:

@@ -89,7 +89,7 @@ def test_every_region_has_one_magnification_within_the_bounds(photographs):
     rows, columns = np.indices((256, 256))
     photographs(lambda index: np.stack([rows, columns, 0 * rows], axis=-1))
     zooms = []
-    dataset = mosaics.make(200, size=16)
+    dataset = mosaics.make(600, size=16)
     for x, y in zip(dataset.x * 255, dataset.y, strict=True):
         for label in np.unique(y):
             down, right = (y[:-1] == label) & (y[1:] == label), (y[:, :-1] == label) & (y[:, 1:] == label)
@@ -97,9 +97,9 @@ def test_every_region_has_one_magnification_within_the_bounds(photographs):
             if len(slopes):
                 assert np.ptp(slopes) < 1e-3
                 zooms.append(1 / slopes.mean())
-    assert mosaics.SCALE[0] - 1e-3 < min(zooms) < 0.72
-    assert 1.4 < max(zooms) < mosaics.SCALE[1] + 1e-3
-    assert abs(np.log(zooms).mean()) < 0.027  # log-uniform, to 3.5 deviations; uniform would give 0.055
+    assert mosaics.SCALE[0] - 1e-3 < min(zooms) < 0.82
+    assert 1.22 < max(zooms) < mosaics.SCALE[1] + 1e-3
+    assert abs(np.log(zooms).mean()) < 0.0095  # log-uniform, to 3.5 deviations; uniform would give 0.017
 
 
 def test_a_region_larger_than_its_photograph_goes_on_as_the_mirror_image(photographs, monkeypatch):
@@ -125,7 +125,7 @@ def test_the_color_of_a_pixel_says_little():
     train, test = mosaics.make(100, size=48), mosaics.make(100, size=48, part="test")
     seen = np.zeros((4096, 8))
     np.add.at(seen, (color(train.x), train.y), 1)
-    assert 0.25 < (seen.argmax(axis=1)[color(test.x)] == test.y).mean() < 0.45
+    assert 0.25 < (seen.argmax(axis=1)[color(test.x)] == test.y).mean() < 0.5
 
 
 @pytest.mark.parametrize(
