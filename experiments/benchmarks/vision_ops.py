@@ -11,8 +11,9 @@ on a quiet machine, batch 8 unless given):
   5.7 times (256 -> 512, stride 2), of the image 1.1 to 2.5 times.
 - 3x3 with all that the window sees in one matrix: wins forward and backward where that matrix fits the cache: 512 channels at
   7x7 forward 9.4 against 21.3, 256 at 14x14 10.2 against 11.5; loses at 128 channels, 28x28 (15.1 against 10.1).
-- 3x3 by minimal filtering (forward, gradient of the kernel, of the image; XLA's own in brackets): 128 channels at 28x28 7.1, 14.5,
-  7.3 (9.1, 27.8, 12.0); 256 at 14x14 6.1, 9.1, 7.5 (12.6, 19.9, 13.6); 512 at 24x24, batch 1, dilation 4: 11, 11, 11 (21, 27, 25);
+- 3x3 by minimal filtering (forward, gradient of the kernel, of the image; XLA's own in brackets): 128 channels at 28x28 7.1,
+  14.5, 7.3 (9.1, 27.8, 12.0); 256 at 14x14 6.1, 9.1, 7.5 (12.6, 19.9, 13.6); 512 at 24x24, batch 1, dilation 4, 11, 11, 11
+  (21, 27, 25); 16 of 256 at 12x12, dilation 4, a third of whose blocks lies outside, 16, 42, 15 (40, 57, 28);
   32 images of 512 at 7x7 41, 53, 41 (72, 96, 81), 8 of them no faster than the matrix of windows (odd sizes waste a quarter).
   Loses below 96 channels: 64 at 56x56 9.3, 55, 8.1 (7.9, 26, 10.3), 32 at 28x28 several times slower. The kernel's transform as
   sums of slices instead of one product: its gradient 55 instead of 10 (512 channels). Without barriers between rows and

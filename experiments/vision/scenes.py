@@ -78,7 +78,8 @@ def load(config: Config) -> Task:
         train, classes = segmentation.read(config.data, layout=config.layout, size=config.size)
         test, _ = segmentation.read(config.data, layout=config.layout, size=config.size, split="val")
         if config.validate:
-            train, test = batches.split(train, 0.15, seed=config.seed)
+            last = round(0.85 * len(train))  # not drawn: neighbors in a folder are often frames of one film
+            train, test = train[:last], train[last:]
     return Task(train, test, classes, train.x.mean((0, 1, 2)), train.x.std((0, 1, 2)))
 
 
@@ -99,7 +100,7 @@ def learn(config: Config, run: Run, build: Callable[[int], Any], loss: Callable,
     task = load(config)
     names, void = task.classes.names, segmentation.VOID
     shown = np.linspace(0, len(task.test) - 1, SHOWN).astype(int)
-    others = beside(config, task.test.y[shown].shape)  # before the training: a wrong folder must not cost it
+    others = beside(config, task.test.y[shown])  # before the training: a wrong folder must not cost it
     model = build(len(names))
 
     def apply(variables, x, **options):
@@ -161,7 +162,7 @@ def learn(config: Config, run: Run, build: Callable[[int], Any], loss: Callable,
     for name, value in zip(names, scores.iou, strict=True):
         run.print(f"    {name:<16} IoU {value:.3f}")
 
-    keep(run, guesses[shown].astype(np.uint8))
+    keep(run, guesses[shown].astype(np.uint8), task.test.y[shown])
     columns = {"truth": task.test.y[shown], run.name: guesses[shown]} | others
     size = (2.3 * (1 + len(columns)), 2.3 * SHOWN * task.test.y.shape[1] / task.test.y.shape[2] + 0.8)
     draw = functools.partial(overlays.draw, task.test.x[shown], columns, task.classes)
@@ -212,46 +213,42 @@ def pixelwise(task: Task, seed: int, pixels: int = 20_000) -> np.ndarray:
     """Multinomial logistic regression from a pixel's color, its squares and products, and its place."""
     from sklearn.linear_model import LogisticRegression
 
-    def features(x):
-        x = (x - task.mean) / task.deviation
-        place = np.meshgrid(*(np.linspace(-1, 1, n) for n in x.shape[1:3]), indexing="ij")
-        place = np.broadcast_to(np.stack(place, -1), (*x.shape[:3], 2))
-        base = np.concatenate([x, place], -1)
-        products = [base[..., i] * base[..., j] for i in range(base.shape[-1]) for j in range(i + 1)]
-        return np.concatenate([base, np.stack(products, -1)], -1)
+    def features(x, chosen):
+        image, row, column = np.unravel_index(chosen, x.shape[:3])
+        place = np.stack([row / x.shape[1], column / x.shape[2]], axis=1)
+        base = np.concatenate([(x[image, row, column] - task.mean) / task.deviation, 2 * place - 1], axis=1)
+        return np.concatenate([base, *(base[:, : i + 1] * base[:, i : i + 1] for i in range(base.shape[1]))], axis=1)
 
     rng = np.random.default_rng(seed)
     labels = task.train.y.ravel()
     chosen = rng.choice(
         np.flatnonzero(labels != segmentation.VOID), min(pixels, (labels != segmentation.VOID).sum()), replace=False
     )
-    known = features(task.train.x).reshape(len(labels), -1)[chosen]
-    model = LogisticRegression(max_iter=1000).fit(known, labels[chosen])
-    return np.concatenate(
-        [model.predict(features(x[None]).reshape(-1, known.shape[1])).reshape(1, *x.shape[:2]) for x in task.test.x]
-    )
+    model = LogisticRegression(max_iter=1000).fit(features(task.train.x, chosen), labels[chosen])
+    everywhere = np.arange(task.test.y[0].size)
+    return np.stack([model.predict(features(x[None], everywhere)).reshape(x.shape[:2]) for x in task.test.x])
 
 
-def keep(run: Run, guesses: np.ndarray) -> None:
+def keep(run: Run, guesses: np.ndarray, truth: np.ndarray) -> None:
     """Writes what is drawn, for the figure of another run beside this one."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, guesses=guesses)
+    np.savez_compressed(buffer, guesses=guesses, truth=truth)
     write(run.folder / "shown.npz", buffer.getvalue())
 
 
-def beside(config: Config, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def beside(config: Config, truth: np.ndarray) -> dict[str, np.ndarray]:
     """The predictions that the run in `config.beside` drew, by its name; none without it."""
     if config.beside is None:
         return {}
     folder = pathlib.Path(config.beside)
     try:
         with np.load(folder / "shown.npz", allow_pickle=False) as file:
-            guesses = file["guesses"]
+            guesses, same = file["guesses"], np.array_equal(file["truth"], truth)
         name = report.read(folder / "env.json")["experiment"]
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
             f"--beside {config.beside}: expected the folder of a finished run of fcn or pspnet ({error})"
         ) from None
-    if guesses.shape != shape:
-        raise InputError(f"--beside {config.beside}: expected a run on the same images, {shape}, got {guesses.shape}")
+    if not same:
+        raise InputError(f"--beside {config.beside}: expected a run on the same images (data, --images, --seed, --validate)")
     return {name: guesses}

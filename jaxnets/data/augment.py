@@ -101,9 +101,13 @@ def random_affine(
     around it where that is smaller. Images are bilinear, labels nearest and never mixed; outside is `void`, in the image's
     mean color. Without scale and rotation the crop is a window of the pixels themselves.
 
+    Raises:
+      ValueError: labels of another size than the images; an option out of range.
     Source: Zhao et al. (2017), section 5.1, arXiv:1612.01105, with the crops of the authors' code.
     """
     batch, *shape, _ = images.shape
+    if labels.shape != images.shape[:3]:
+        raise ValueError(f"random_affine: labels must be {list(images.shape[:3])} as the images are, got {list(labels.shape)}.")
     rows, columns = shape if size is None else size
     if min(rows, columns) < 1:
         raise ValueError(f"random_affine: size must be (rows, columns), at least 1 each, got {size}.")

@@ -55,7 +55,7 @@ CITYSCAPES_COLORS = (
 
 
 class Classes(NamedTuple):
-    """What the labels 0, 1, ... of a set mean, and the colors that its authors draw them in."""
+    """What the labels 0, 1, ... of a set mean, and colors to draw them in: its authors', where they have some."""
 
     names: tuple[str, ...]
     palette: Integer[np.ndarray, "classes 3"]

@@ -116,10 +116,16 @@ def dot(x: Array, matrix: Array) -> Array:
 
 
 def interpolate(x: Images, rows: np.ndarray, columns: np.ndarray) -> Float[Array, "batch rows columns channels"]:
-    """`y[i, j] = Σ_h Σ_w rows[i, h] columns[j, w] x[h, w]`, in full precision also where products are coarser by default."""
+    """`y[i, j] = Σ_h Σ_w rows[i, h] columns[j, w] x[h, w]`, in float32 at least, also where products are coarser by default.
+
+    What is not finite spreads over its whole image, for a weight of zero times NaN is NaN.
+    """
     product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+    dtype, x = x.dtype, x.astype(jnp.promote_types(x.dtype, jnp.float32))
     down, right = jnp.asarray(rows.astype(x.dtype)), jnp.asarray(columns.astype(x.dtype))
     (height, width), down_first = x.shape[1:3], len(rows) * x.shape[2] * (x.shape[1] + len(columns))
     if down_first <= len(columns) * height * (width + len(rows)):  # fewer multiplications
-        return product("jw,bhwc->bhjc", right, product("ih,bhwc->biwc", down, x))
-    return product("ih,bhwc->biwc", down, product("jw,bhwc->bhjc", right, x))
+        y = product("jw,bhwc->bhjc", right, product("ih,bhwc->biwc", down, x))
+    else:
+        y = product("ih,bhwc->biwc", down, product("jw,bhwc->bhjc", right, x))
+    return y.astype(dtype)

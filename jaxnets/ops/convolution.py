@@ -17,7 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxnets.ops import common
 from jaxnets.ops.common import Images, Padding, Pair, Window
-from jaxnets.ops.winograd import winograd
+from jaxnets.ops.winograd import filters, winograd
 from jaxnets.types import Array, Float
 
 Form = Callable[[Any, Any], Any]  # (x, kernel) -> y, linear in each
@@ -45,9 +45,11 @@ def convolution(
     `padding` is a number, a pair (rows, columns), ((top, bottom), (left, right)), or "SAME" or "VALID".
 
     Raises:
-      ValueError: an input that is no batch of floating images, channels that the kernel does not take, outputs that the groups
-        don't divide, a window that does not fit, or a number out of range.
+      ValueError: an input that is no batch of floating images, a kernel of another rank, channels that it doesn't take,
+        outputs that the groups don't divide, a window that does not fit, or a number out of range.
     """
+    if kernel.ndim != 4:
+        raise ValueError(f"convolution: expected a kernel [rows, columns, inputs, outputs], got {list(kernel.shape)}.")
     window = common.window("convolution", x, (kernel.shape[0], kernel.shape[1]), stride, dilation, padding)
     if groups < 1 or kernel.shape[3] % groups:
         raise ValueError(f"convolution: groups must divide the {kernel.shape[3]} outputs of the kernel, got {groups}.")
@@ -90,7 +92,7 @@ def formulation(image: tuple[int, ...], kernel: tuple[int, ...], window: Window,
     elif groups > 1:
         form = product if positions <= 64 else functools.partial(_blocks, window=window, groups=groups)
         forms = Formulation(form, form, form)
-    elif window.size == (3, 3) and window.stride == (1, 1) and min(channels, outputs) >= 96 and image[0] * positions >= 512:
+    elif min(channels, outputs) >= 96 and image[0] * positions >= 512 and filters(image, window):
         form = functools.partial(winograd, window=window)
         forms = Formulation(form, form, form)
     elif places == 1 or (channels >= 128 and seen <= 2**22) or (channels >= 512 and positions <= 256):

@@ -43,8 +43,9 @@ def average_pool(
             x.shape[1:3], place.outputs(x.shape[1:3]), place.size, place.stride, given, strict=True
         )
     )
-    total = common.on_cpu(*(functools.partial(f, window=place) for f in (_total, _plain_total)))(x)
-    return total * jnp.asarray(1 / np.outer(rows, columns), x.dtype)[None, :, :, None]
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    total = common.on_cpu(*(functools.partial(f, window=place) for f in (_total, _plain_total)))(wide)
+    return (total * jnp.asarray(1 / np.outer(rows, columns), wide.dtype)[None, :, :, None]).astype(x.dtype)
 
 
 def adaptive_average_pool(x: Images, size: Pair) -> Float[Array, "batch rows columns channels"]:

@@ -1,5 +1,7 @@
 """Convolution with a 3x3 kernel in 16 products for each 2x2 outputs, where the definition takes 36."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -7,6 +9,13 @@ from jax import lax
 from jaxnets.ops import common
 
 _TAPS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # G, of the kernel
+
+
+def filters(image, window: common.Window) -> bool:
+    """Whether `winograd` takes the window and doesn't waste too much on the margin of its blocks."""
+    outputs = window.outputs(image[1:3])
+    wasted = math.prod(2 * d * -(-n // (2 * d)) / n for n, d in zip(outputs, window.dilation, strict=True))
+    return window.size == (3, 3) and window.stride == (1, 1) and wasted <= 1.8
 
 
 def winograd(x, kernel, window: common.Window):

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -259,3 +260,12 @@ def test_shapes_and_dtypes_follow_the_input(images, labels, key):
 def test_impossible_options_are_named(call, message, key):
     with pytest.raises(ValueError, match=message):
         call(key)
+
+
+def test_an_image_and_a_mask_of_different_size_are_refused(key):
+    jaxtyping.config.update("jaxtyping_disable", True)  # as users have it: the library's own error is to be seen
+    try:
+        with pytest.raises(ValueError, match=r"labels must be .* as the images are, got"):
+            augment.random_affine(key, IMAGES, LABELS[:, 1:])
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

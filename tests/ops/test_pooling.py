@@ -57,6 +57,13 @@ def test_averages_of_a_constant_are_the_constant_but_for_counted_padding():
     np.testing.assert_allclose(ops.adaptive_average_pool(x, (4, 7)), 1, rtol=1e-6)
 
 
+def test_in_bfloat16_averages_and_resizing_add_in_float32():
+    x = jnp.full((1, 23, 23, 1), 3.0, jnp.bfloat16)
+    for y in (ops.average_pool(x, 7), ops.average_pool(x, 3), ops.adaptive_average_pool(x, 6), ops.resize(x, 41)):
+        assert y.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(y, 3)  # weights rounded to bfloat16 don't add up to one
+
+
 def test_average_pools_mean_the_same_where_bins_are_windows(jit):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 6, 2)), jnp.float32)
     pools = [lambda x: ops.average_pool(x, (2, 3)), lambda x: ops.adaptive_average_pool(x, (2, 2))]
