@@ -7,6 +7,7 @@ from jaxnets.types import Array, Float
 Images: TypeAlias = Float[Array, "batch height width channels"]
 Maps: TypeAlias = Float[Array, "batch _ _ _"]
 Logits: TypeAlias = Float[Array, "batch classes"]
+LogitMaps: TypeAlias = Float[Array, "batch height width classes"]
 
 
 def require(who: Any, condition: bool, rule: str, value: Any) -> None:

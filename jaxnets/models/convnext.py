@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxnets.models import layers
-from jaxnets.models.common import Images, Maps, require
-from jaxnets.types import Array, Float
+from jaxnets.models.common import Images, Logits, Maps, require
 
 NORMAL = nn.initializers.normal(0.02)  # which the paper truncates at 100 standard deviations
 Dense = functools.partial(nn.Dense, kernel_init=NORMAL)
@@ -96,7 +95,7 @@ class ConvNeXt(nn.Module):
             x = maps[f"stage{index}"] = getattr(self, f"stage{index}")(x, train=train)
         return maps
 
-    def __call__(self, x: Images, *, train: bool = False) -> Float[Array, "batch classes"]:
+    def __call__(self, x: Images, *, train: bool = False) -> Logits:
         x = self.features(x, train=train)[f"stage{len(self.depths)}"]
         return self.head(self.norm(jnp.mean(x, (1, 2))))
 

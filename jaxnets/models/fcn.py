@@ -1,7 +1,7 @@
 """Fully convolutional networks: FCN-32s, 16s and 8s with their surgery on weights, and the dilated one of torchvision."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,14 @@ from flax import traverse_util
 
 from jaxnets import ops
 from jaxnets.models import cnn, layers
-from jaxnets.models.common import Images, require
+from jaxnets.models.cnn import vgg
+from jaxnets.models.common import Images, LogitMaps, require
 from jaxnets.types import Array, Float
 
-Logits: TypeAlias = Float[Array, "batch height width classes"]
 SKIPS = {"32s": (), "16s": (16,), "8s": (16, 8)}  # strides of the maps whose scores are added
 SCORES = {32: "score_fr", 16: "score_pool4", 8: "score_pool3"}  # as the authors call them
 UPSCORES = {32: "upscore2", 16: "upscore_pool4"}
 AT_ONCE = {16: 0.01, 8: 0.0001}  # scales of the maps
-GRID = 7  # window of fc6
 
 
 class FCN(nn.Module):
@@ -64,7 +63,7 @@ class FCN(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, image: Images, *, train: bool = False) -> Logits:
+    def __call__(self, image: Images, *, train: bool = False) -> LogitMaps:
         maps = list(self.backbone.features(image, train=train).values())
         if isinstance(self.backbone, cnn.VGG):
             maps[-1] = self._fully_connected(maps[-1], train)
@@ -85,7 +84,7 @@ class FCN(nn.Module):
 
     def _fully_connected(self, x: Array, train: bool) -> Array:
         drop = nn.Dropout(self.backbone.dropout, deterministic=not train)
-        for name, window in (("fc6", GRID), ("fc7", 1)):
+        for name, window in (("fc6", vgg.GRID), ("fc7", 1)):
             padding = 0 if self._original else window // 2
             x = drop(nn.relu(layers.Convolution(self.backbone.hidden, window, padding=padding, use_bias=True, name=name)(x)))
         return x
@@ -97,7 +96,7 @@ class FCN(nn.Module):
         x = layers.Convolution(self.classes, 1, use_bias=True, kernel_init=zeros, name=SCORES[stride])(x)
         if not isinstance(self.backbone, cnn.VGG):
             return _Scores(x, stride, 0.0)
-        unseen = GRID // 2 * stride if self._original and stride == 32 else 0  # fc6 begins so far inside
+        unseen = vgg.GRID // 2 * stride if self._original and stride == 32 else 0  # fc6 begins so far inside
         return _Scores(x, stride, (stride - 1) / 2 - (self.backbone.padding - 1) + unseen)
 
     def _upsample(self, scores: "_Scores", factor: int, name: str) -> "_Scores":
@@ -144,10 +143,11 @@ class ResNetFCN(nn.Module):
     def __post_init__(self):
         require("ResNetFCN", self.classes >= 1, "classes must be at least 1", self.classes)
         require("ResNetFCN", 0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
+        layers.require_kind("ResNetFCN", self.normalization)
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, image: Images, *, train: bool = False) -> tuple[Logits, Logits | None]:
+    def __call__(self, image: Images, *, train: bool = False) -> tuple[LogitMaps, LogitMaps | None]:
         *_, before, last = self.backbone.features(image, train=train).values()
 
         def logits(x, name):
@@ -171,7 +171,7 @@ class Head(nn.Module):
     normalization: layers.Kind = "batch"
 
     @nn.compact
-    def __call__(self, x: Images, *, train: bool = False) -> Logits:
+    def __call__(self, x: Images, *, train: bool = False) -> LogitMaps:
         x = layers.Convolution(self.width, 3, name="conv")(x)
         x = nn.relu(layers.normalization(self.normalization, self.width, name="norm")(x, train=train))
         x = nn.Dropout(self.dropout, broadcast_dims=(1, 2) if self.drop_channels else ())(x, deterministic=not train)
@@ -215,7 +215,7 @@ def fully_convolutional(variables: Mapping[str, Any], classes: int | None = None
         dense["head"] = jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape[:-1], classes), leaf.dtype), dense["head"])
     convolutions = {
         name: {**layer, "kernel": layer["kernel"].reshape(window, window, -1, layer["kernel"].shape[-1])}
-        for (name, layer), window in zip(dense.items(), (GRID, 1, 1), strict=True)
+        for (name, layer), window in zip(dense.items(), (vgg.GRID, 1, 1), strict=True)
     }
     convolutions["score_fr"] = convolutions.pop("head")
     others = {name: {"backbone": tree} for name, tree in variables.items() if name != "params"}
@@ -226,18 +226,21 @@ def transplant(model: FCN, from_: Mapping[str, Any]) -> dict[str, Any]:
     """Variables of `model` to train on from those of a coarser FCN, or from `fully_convolutional`: 32s, 16s, 8s.
 
     What both have is taken; new scores are zero and new upsampling is bilinear, so that the network begins as the coarser
-    one upsampled in two steps.
+    one upsampled in two steps. They have the dtype of its scores. Its images may have any number of channels.
 
         fcn8 = fcn.transplant(fcn.FCN("8s", classes=21), from_=fcn16_variables)
 
     Raises:
       ValueError: names or shapes differ in more than that; the first of them are listed.
     """
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
-    new: dict[str, Any] = traverse_util.flatten_dict(shapes, sep="/")
     old: dict[str, Any] = traverse_util.flatten_dict(dict(from_), sep="/")
+    new = _shapes(model, channels=3)
+    others = [k for k in new if k in old and old[k].shape != new[k].shape]
+    if len(others) == 1 and old[others[0]].ndim == 4:  # of other images, if it is the first kernel
+        new = _shapes(model, channels=old[others[0]].shape[2])
+    dtype = jnp.result_type(old.get("params/score_fr/kernel", jnp.float32))
     added = {
-        k: bilinear(None, v.shape, v.dtype) if "/upscore" in k else jnp.zeros(v.shape, v.dtype)
+        k: bilinear(None, v.shape, dtype) if "/upscore" in k else jnp.zeros(v.shape, dtype)
         for k, v in new.items()
         if k not in old and k.startswith(("params/upscore", "params/score_pool"))
     }
@@ -247,3 +250,8 @@ def transplant(model: FCN, from_: Mapping[str, Any]) -> dict[str, Any]:
     if wrong:
         raise ValueError(f"transplant: from_ is no earlier stage of this {model.variant} network: {'; '.join(wrong[:6])}.")
     return traverse_util.unflatten_dict({k: added[k] if k in added else old[k] for k in new}, sep="/")
+
+
+def _shapes(model: FCN, channels: int) -> dict[str, Any]:
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32))
+    return traverse_util.flatten_dict(shapes, sep="/")

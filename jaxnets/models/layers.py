@@ -4,7 +4,8 @@ A kernel is `[*window, inputs, outputs]`, as in `nn.Dense` and `nn.Conv`: its fa
 """
 
 import math
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,10 @@ from flax import traverse_util
 from flax.typing import Initializer
 
 from jaxnets import ops
+from jaxnets.models.common import require
 from jaxnets.types import Array, Float, Key, Params
 
-Kind: TypeAlias = Literal["batch", "group"] | None  # of normalization
+Kind: TypeAlias = str | Callable[..., Any] | None  # of normalization: "batch", "group", or what makes a module
 
 # N(0, 2 / fan_out), with which torchvision begins its convolutions. Source: He et al. (2015), eq. 14.
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -91,9 +93,10 @@ class BatchNorm(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Flax's with PyTorch's epsilon, in the call of `BatchNorm`."""
+    """Flax's with PyTorch's epsilon and a variance whose digits don't cancel, in the call of `BatchNorm`."""
 
     epsilon: float = 1e-5
+    use_fast_variance: bool = False
 
     def __call__(self, x: Float[Array, "*batch channels"], *, train: bool = False) -> Float[Array, "*batch channels"]:
         del train
@@ -103,17 +106,25 @@ class GroupNorm(nn.GroupNorm):
 def normalization(kind: Kind, channels: int, *, name: str | None = None, scale_init: Initializer = nn.initializers.ones) -> Any:
     """`normalize(x, train=train)`: "batch", "group" (32 groups, or what divides the channels), or None for none.
 
+    Or what makes such a module of a `name` and a `scale_init`, as for batch statistics over the devices of a `shard_map`:
+    `ResNet(..., normalization=functools.partial(layers.BatchNorm, axis_name="data"))`.
+
     Raises:
       ValueError: another kind.
     Source: of the groups: Wu & He (2018), arXiv:1803.08494.
     """
+    require_kind("normalization", kind)
     if kind == "batch":
         return BatchNorm(scale_init=scale_init, name=name)
     if kind == "group":
         return GroupNorm(math.gcd(32, channels), scale_init=scale_init, name=name)
-    if kind is not None:
-        raise ValueError(f"normalization: expected 'batch', 'group' or None, got {kind!r}.")
-    return _unchanged
+    return kind(scale_init=scale_init, name=name) if callable(kind) else _unchanged
+
+
+def require_kind(who: Any, kind: Any) -> None:
+    """Raises unless `normalization` takes this kind, for `who` as in `common.require`: for the checks of a model's fields."""
+    known = kind in ("batch", "group", None) or callable(kind)
+    require(who, known, "normalization must be 'batch', 'group', None or a callable that makes a module", kind)
 
 
 def _unchanged(x: Array, *, train: bool = False) -> Array:

@@ -3,8 +3,7 @@
 from flax import linen as nn
 
 from jaxnets.models import layers
-from jaxnets.models.common import Images, Maps, require
-from jaxnets.types import Array, Float
+from jaxnets.models.common import Images, Logits, Maps, require
 
 # Of each stage: expansion, channels, blocks, stride of the first block. Source: Sandler et al. (2018), table 2.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -55,6 +54,7 @@ class MobileNetV2(nn.Module):
         require(self, self.classes >= 1, "classes must be at least 1", self.classes)
         require(self, self.width > 0, "width must be positive", self.width)
         require(self, 0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
+        layers.require_kind(self, self.normalization)
         super().__post_init__()
 
     def setup(self):
@@ -81,7 +81,7 @@ class MobileNetV2(nn.Module):
             maps[f"stage{stage}"] = x
         return {**maps, "last": nn.relu6(self.last_norm(self.last_conv(x), train=train))}
 
-    def __call__(self, x: Images, *, train: bool = False) -> Float[Array, "batch classes"]:
+    def __call__(self, x: Images, *, train: bool = False) -> Logits:
         x = self.features(x, train=train)["last"].mean((1, 2))
         return self.head(self.drop(x, deterministic=not train))
 

@@ -1,17 +1,15 @@
 """The pyramid scene parsing network."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxnets import ops
 from jaxnets.models import fcn, layers
-from jaxnets.models.common import Images, require
+from jaxnets.models.common import Images, LogitMaps, require
 from jaxnets.types import Array, Float
-
-Logits: TypeAlias = Float[Array, "batch height width classes"]
 
 
 class PyramidPooling(nn.Module):
@@ -78,10 +76,11 @@ class PSPNet(nn.Module):
             (self.width, self.auxiliary_width),
         )
         require("PSPNet", 0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
+        layers.require_kind("PSPNet", self.normalization)
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, image: Images, *, train: bool = False) -> tuple[Logits, Logits | None]:
+    def __call__(self, image: Images, *, train: bool = False) -> tuple[LogitMaps, LogitMaps | None]:
         *_, before, x = self.backbone.features(image, train=train).values()
         x = PyramidPooling(self.bins, self.pooling, self.normalization, self.align_corners, name="pyramid")(x, train=train)
 

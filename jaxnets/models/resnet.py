@@ -5,15 +5,14 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxnets import ops
 from jaxnets.models import layers
-from jaxnets.models.common import Images, Maps, require
-from jaxnets.types import Array, Float
+from jaxnets.models.common import Images, Logits, Maps, require
 
 EXPANSION = 4  # of a bottleneck: outputs per plane
 
@@ -26,7 +25,7 @@ class Block(nn.Module):
     relu come before each convolution (v2).
     """
 
-    kind: Literal["basic", "bottleneck"]
+    kind: str  # "basic" or "bottleneck"
     planes: int
     stride: int = 1
     first_dilation: int = 1
@@ -35,7 +34,7 @@ class Block(nn.Module):
     group_width: int = 64
     early_stride: bool = False
     preactivation: bool = False
-    shortcut: Literal["projection", "pad"] = "projection"
+    shortcut: str = "projection"  # or "pad"
     normalization: layers.Kind = "batch"
     zero_scale: bool = True
 
@@ -85,7 +84,7 @@ class Block(nn.Module):
 class Stem(nn.Module):
     """A 7x7 convolution with stride 2 and 3x3 max pooling; "deep": three 3x3 instead of it; "cifar": one 3x3, no more."""
 
-    kind: Literal["imagenet", "deep", "cifar"]
+    kind: str  # "imagenet", "deep" or "cifar"
     width: int
     normalization: layers.Kind
     preactivation: bool
@@ -141,16 +140,16 @@ class ResNet(nn.Module):
 
     depths: Sequence[int]  # blocks of each stage
     classes: int = 1000
-    block: Literal["basic", "bottleneck"] = "bottleneck"
+    block: str = "bottleneck"  # or "basic"
     width: int = 64  # of the stem, and planes of the first stage; each further stage has twice as many
-    stem: Literal["imagenet", "deep", "cifar"] = "imagenet"
+    stem: str = "imagenet"  # or "deep", "cifar"
     output_stride: int | None = None
     dilate_first: bool | None = None
     groups: int = 1  # of the 3x3 in a bottleneck
     group_width: int = 64  # times planes / 64: channels of each group
     early_stride: bool = False  # in a bottleneck's first 1x1 (v1) rather than its 3x3 (v1.5)
     preactivation: bool = False  # v2
-    shortcut: Literal["projection", "pad"] = "projection"  # where sizes change: 1x1 convolution, or slices and zeros
+    shortcut: str = "projection"  # where sizes change: a 1x1 convolution, or "pad": slices and zeros
     normalization: layers.Kind = "batch"
     zero_scale: bool = True  # each block begins as its shortcut
     dropout: int | float = 0.0  # before the last layer
@@ -161,8 +160,18 @@ class ResNet(nn.Module):
             self, bool(self.depths) and min(self.depths) >= 1, "depths must be positive integers, at least one", self.depths
         )
         require(self, self.width >= 1, "width must be at least 1", self.width)
-        for name, known in (("block", ("basic", "bottleneck")), ("stem", ("imagenet", "deep", "cifar"))):
+        choices = {"block": ("basic", "bottleneck"), "stem": ("imagenet", "deep", "cifar"), "shortcut": ("projection", "pad")}
+        for name, known in choices.items():
             require(self, getattr(self, name) in known, f"{name} must be one of {', '.join(known)}", getattr(self, name))
+        narrows = (self.block, self.stem, self.shortcut) == ("basic", "deep", "pad")
+        require(self, not narrows, "shortcut must be 'projection' where a deep stem has more channels than basic blocks", "pad")
+        require(self, self.groups >= 1, "groups must be at least 1", self.groups)
+        groups = (self.groups, self.group_width)
+        require(self, self.block == "bottleneck" or groups == (1, 64), "groups and group_width are a bottleneck's", groups)
+        wide = self.width * self.group_width >= 64
+        require(self, wide, "group_width must be at least 64 / width: a channel for each group", self.group_width)
+        require(self, 0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
+        layers.require_kind(self, self.normalization)
         strides = [(1 if self.stem == "cifar" else 4) * 2**i for i in range(len(self.depths))]
         require(self, self.output_stride in (None, *strides), f"output_stride must be one of {strides}", self.output_stride)
         super().__post_init__()
@@ -206,7 +215,7 @@ class ResNet(nn.Module):
             maps[f"stage{len(self.depths)}"] = nn.relu(self.norm(x, train=train))
         return maps
 
-    def __call__(self, x: Images, *, train: bool = False) -> Float[Array, "batch classes"]:
+    def __call__(self, x: Images, *, train: bool = False) -> Logits:
         x = self.features(x, train=train)[f"stage{len(self.depths)}"]
         return self.head(self.drop(x.mean((1, 2)), deterministic=not train))
 

@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import functools
 import importlib
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,16 +97,16 @@ def read(source: StateDict | PathLike, *, limit: int = LIMIT) -> dict[str, np.nd
       InputError: no such file, of another kind, corrupt, of more than `limit` bytes, or not tensors by name.
     """
     if isinstance(source, Mapping):
-        return _arrays("read: source", source)
+        return {key: _array(value) for key, value in _tensors("read: source", source).items()}
     name = os.fspath(source)
     reader = {".safetensors": _safetensors, ".pth": _pickled, ".pt": _pickled}.get(os.path.splitext(name)[1])
     if reader is None:
         raise InputError(f"{name}: expected a .safetensors, .pth or .pt file.")
     with _reading(name):
         _require_size(name, _unpacked(name), limit)
-        arrays = _arrays(name, reader(name))
-    _require_size(name, sum(array.nbytes for array in arrays.values()), limit)  # a broadcast tensor is larger than its storage
-    return arrays
+        tensors = _tensors(name, reader(name))
+        _require_size(name, sum(map(_size, tensors.values())), limit)  # a broadcast tensor is larger than its storage
+        return {key: _array(value) for key, value in tensors.items()}
 
 
 def match(state_dict: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, name: str) -> None:
@@ -170,7 +171,7 @@ def _optional(module: str, package: str) -> Any:
         raise InputError(f"{module} is needed to read this file: pip install '{package}' ({error}).") from error
 
 
-def _arrays(name: str, tensors: Any) -> dict[str, np.ndarray]:
+def _tensors(name: str, tensors: Any) -> StateDict:
     for inner in ("state_dict", "model"):  # of a checkpoint, as semseg and torchvision's reference scripts save it
         if isinstance(tensors, Mapping) and isinstance(tensors.get(inner), Mapping):
             tensors = tensors[inner]
@@ -181,11 +182,20 @@ def _arrays(name: str, tensors: Any) -> dict[str, np.ndarray]:
     ]
     if strange:
         raise InputError(f"{name}: expected tensors by name, got {_some(strange)}; pass the inner state_dict.")
-    return {key: _array(value) for key, value in tensors.items()}
+    return tensors
+
+
+def _size(value: Any) -> int:
+    """The bytes of the array that a value becomes."""
+    return math.prod(value.shape) * (4 if _is_bfloat16(value) else value.dtype.itemsize)
 
 
 def _array(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):  # a tensor of PyTorch
         value = value.detach().cpu()
-        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+        value = (value.float() if _is_bfloat16(value) else value).numpy()
     return np.asarray(value)
+
+
+def _is_bfloat16(value: Any) -> bool:
+    return str(value.dtype) == "torch.bfloat16"

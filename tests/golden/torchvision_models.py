@@ -40,6 +40,12 @@ def drawn(name, shape):
     return normal if name == "images" else 0.2 * normal
 
 
+def probe(name, array):
+    """A few numbers that stand for a large array: its norm, and its products with two drawn directions."""
+    directions = np.random.default_rng(zlib.crc32(name.encode())).standard_normal((2, array.size))
+    return [np.linalg.norm(array), *(directions @ np.asarray(array, np.float64).ravel())]
+
+
 def digest(shapes):
     """A number for the names and shapes of a state_dict."""
     return zlib.crc32(repr(sorted((name, tuple(shape)) for name, shape in shapes.items())).encode())
@@ -100,13 +106,12 @@ def outputs(name):
 
 
 def steps():
-    """Two steps of gradient descent with momentum: losses, all gradients' norms, and what became of weights and statistics."""
+    """Two steps of gradient descent with momentum: losses, the first gradients, and weights and statistics after each step."""
     import torch
 
     model, labels = module("resnet18").train(), torch.arange(STEP_IMAGES[0])
     for parameter in model.parameters():
         parameter.requires_grad_()
-    start = {key: value.clone() for key, value in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
     results = {"losses": []}
     for _ in range(2):
@@ -114,12 +119,12 @@ def steps():
         loss = torch.nn.functional.cross_entropy(model(images(STEP_IMAGES)), labels)
         loss.backward()
         results["losses"].append(loss.item())
-        results.setdefault("gradients", [parameter.grad.norm().item() for parameter in model.parameters()])
-        results.setdefault("stem_gradient", model.conv1.weight.grad.numpy()[::4].copy())
+        results.setdefault("gradients", [probe(key, each.grad.numpy()) for key, each in model.named_parameters()])
         optimizer.step()
-    end = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
+        end = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
+        results.setdefault("once", [probe(key, value.numpy()) for key, value in end.items()])
     results["names"] = list(end)
-    results["changes"] = [(value - start[key]).norm().item() for key, value in end.items()]
+    results["twice"] = [probe(key, value.numpy()) for key, value in end.items()]
     for key in ("conv1.weight", "fc.bias", "layer4.1.bn2.weight", "layer4.1.bn2.running_mean", "layer4.1.bn2.running_var"):
         results[key] = end[key].numpy()[:: 4 if key == "conv1.weight" else 1]
     return {f"steps/{key}": np.asarray(value) for key, value in results.items()}

@@ -5,11 +5,13 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxnets import ops
+from jaxnets import losses, ops
+from jaxnets.data import batches
 from jaxnets.models import cnn, convnext, mobilenet
-from jaxnets.training import precision
+from jaxnets.training import precision, state, steps
 
 
 def images(*shape, seed=0):
@@ -129,9 +131,8 @@ def test_a_smaller_image_stands_in_a_frame_of_zeros():
     np.testing.assert_array_equal(compiled(model.apply, variables, x), compiled(model.apply, variables, framed))
 
 
-@pytest.mark.parametrize("name", ["LeNet", "LeNet5"])
-def test_an_ensemble_under_vmap_is_a_loop_of_single_networks(name, key):
-    model, size = TINY[name]
+def test_an_ensemble_under_vmap_is_a_loop_of_single_networks(key):
+    model, size = TINY["LeNet5"]
     x, keys = images(*size), jax.random.split(key, 3)
 
     def logits(key):
@@ -140,6 +141,25 @@ def test_an_ensemble_under_vmap_is_a_loop_of_single_networks(name, key):
     with jax.disable_jit(False):
         single = jax.jit(logits)
         np.testing.assert_allclose(jax.jit(jax.vmap(logits))(keys), jnp.stack([single(k) for k in keys]), rtol=2e-4, atol=1e-4)
+
+
+def test_an_ensemble_trained_under_vmap_is_a_loop_of_trained_networks(key):
+    """Two steps of gradient descent with momentum."""
+    model, size = TINY["LeNet"]
+    batch, optimizer = batches.Dataset(images(*size), jnp.arange(2)), optax.sgd(0.1, momentum=0.9)
+    step = steps.make_train_step(steps.supervised(model.apply, losses.softmax_cross_entropy), optimizer)
+
+    def trained(key):
+        start = state.create(model, optimizer, key, batch.x)
+        end, metrics = jax.lax.scan(lambda before, _: step(before, batch), start, length=2)
+        return end.params, end.opt_state, metrics
+
+    keys = jax.random.split(key, 2)
+    with jax.disable_jit(False):
+        members, single = jax.jit(jax.vmap(trained))(keys), jax.jit(trained)
+        alone = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(single, keys))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), members, alone)
+    assert (members[2]["grad_norm"] > 0.01).all()
 
 
 def test_local_response_divides_by_the_channels_around():
@@ -241,7 +261,7 @@ def test_with_and_without_jit_features_lead_to_the_logits(name, jit):
 DEEP = pytest.param("MobileNetV2", marks=pytest.mark.slow)  # 52 convolutions to compile, however narrow
 
 
-@pytest.mark.parametrize("name", ["LeNet5", "AlexNet", "ConvNeXt", DEEP])
+@pytest.mark.parametrize("name", ["LeNet5", "LeNet", "AlexNet", "ConvNeXt", DEEP])
 def test_bfloat16_float64_and_one_program_for_all_platforms(name):
     model, size = TINY[name]
     x = images(*size)
@@ -314,6 +334,7 @@ def test_initializations_are_those_of_the_papers(key):
         (lambda: cnn.VGG((1,), width=0), "VGG: width and hidden"),
         (lambda: cnn.VGG((1,), padding=-1), "VGG: padding"),
         (lambda: cnn.VGG((1,), dropout=1), "VGG: dropout"),
+        (lambda: cnn.VGG((1,), normalization="layer"), "VGG: normalization must be 'batch', 'group', None or"),
         (lambda: convnext.convnext_tiny(classes=0), "ConvNeXt: classes"),
         (lambda: convnext.ConvNeXt((1, 0), (1, 1)), "ConvNeXt: depths"),
         (lambda: convnext.ConvNeXt((1, 1), (1,)), r"ConvNeXt: widths must be 2 positive integers, one per stage, got \(1,\)."),
@@ -321,6 +342,7 @@ def test_initializations_are_those_of_the_papers(key):
         (lambda: mobilenet.MobileNetV2(classes=0), "MobileNetV2: classes"),
         (lambda: mobilenet.MobileNetV2(width=0), "MobileNetV2: width"),
         (lambda: mobilenet.MobileNetV2(dropout=1), "MobileNetV2: dropout"),
+        (lambda: mobilenet.MobileNetV2(normalization="layer"), "MobileNetV2: normalization must be"),
     ],
 )
 def test_bad_options_are_refused(make, words):

@@ -203,6 +203,15 @@ def test_a_transplant_takes_what_both_have():
     jax.tree.map(np.testing.assert_array_equal, new["batch_stats"], variables["batch_stats"])
 
 
+@pytest.mark.parametrize(("backbone", "channels"), [(VGG(), 1), (RESNET(stem="deep"), 5)], ids=["vgg", "resnet"])
+def test_a_transplant_takes_images_of_any_channels_and_the_dtype_of_the_scores(backbone, channels):
+    x, model = jnp.zeros((1, 32, 32, channels)), fcn.FCN("8s", 3, backbone, "learned")
+    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), drawn(fcn.FCN("32s", 3, backbone), x))
+    new = fcn.transplant(model, from_=variables)
+    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, jax.eval_shape(model.init, jax.random.key(0), x))
+    assert {leaf.dtype for leaf in jax.tree.leaves(new)} == {jnp.dtype(jnp.bfloat16)}
+
+
 def test_a_transplant_of_another_architecture_is_refused_by_names_and_shapes():
     coarse = drawn(fcn.FCN("16s", 3, VGG()), image(32, 32))
     with pytest.raises(ValueError, match=r"transplant: .* params/score_fr/bias is \(3,\), not \(4,\)"):
@@ -302,7 +311,12 @@ def test_a_head_drops_pixels_or_whole_channels(key, drop_channels):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"classes": 0}, "classes must be at least 1"), ({"dropout": 1}, "dropout must")]
+    ("options", "message"),
+    [
+        ({"classes": 0}, "classes must be at least 1"),
+        ({"dropout": 1}, "dropout must"),
+        ({"normalization": "layer"}, "normalization must be 'batch', 'group', None or a callable .* got layer"),
+    ],
 )
 def test_bad_fields_of_torchvisions_are_refused(options, message):
     with pytest.raises(ValueError, match=f"ResNetFCN: {message}"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnets.models import layers
+from jaxnets.training import sharding
 
 # The variables are NumPy arrays, as those of `weights.torch.load` are.
 
@@ -81,6 +82,15 @@ def test_statistics_over_a_named_axis_are_those_of_the_whole_batch():
         jax.tree.map(lambda s, e, i=each: np.testing.assert_allclose(s[i], e, rtol=1e-5), statistics, expected)
 
 
+def test_under_jit_the_statistics_of_an_array_split_over_devices_are_those_of_the_whole():
+    x, state, norm = batch(4, 2, 3), variables(3), layers.BatchNorm()
+    with jax.disable_jit(False):
+        train = jax.jit(lambda v, x: norm.apply(v, x, train=True, mutable=["batch_stats"]))
+        of_split, of_whole = train(state, sharding.shard(x, sharding.make_mesh())), train(state, x)
+    assert len(of_split[0].sharding.device_set) == 2
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), of_split, of_whole)
+
+
 def test_a_mean_far_from_zero_costs_no_digits_once_it_is_known():
     x, state = batch(64, 3, mean=1e4), variables(3, mean=1e4)
     y, updated = layers.BatchNorm().apply(state, x, train=True, mutable=["batch_stats"])
@@ -113,6 +123,16 @@ def test_group_normalization_normalizes_groups_of_each_image(channels, groups):
     mean, var = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
     expected = ((grouped - mean) / np.sqrt(var + 1e-5)).reshape(x.shape) * state["params"]["scale"] + state["params"]["bias"]
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mean_far_from_zero_costs_group_normalization_no_digits(jit):
+    """But for those that a float32 input near 1000 has not."""
+    x, params = batch(2, 4, 4, 6, mean=1e3), variables(6)["params"]
+    y = jit(layers.normalization("group", 6).apply)({"params": params}, x)
+    grouped = np.asarray(x, np.float64).reshape(2, 16, 2, 3)
+    mean, var = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
+    expected = ((grouped - mean) / np.sqrt(var + 1e-5)).reshape(x.shape) * params["scale"] + params["bias"]
+    np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_no_normalization_is_the_identity():

@@ -169,6 +169,7 @@ def test_one_exported_program_serves_every_platform(variables):
         ({"pooling": "median"}, "pooling must be 'average' or 'max', got median"),
         ({"width": 0}, r"widths must be at least 1, got \(0, 256\)"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"normalization": "layer"}, "normalization must be 'batch', 'group', None or a callable .* got layer"),
     ],
 )
 def test_bad_fields_are_refused(options, message):

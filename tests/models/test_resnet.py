@@ -3,13 +3,15 @@
 The sizes of the ImageNet networks are in tests/weights/test_torchvision.py.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnets import losses, ops
-from jaxnets.models import resnet
+from jaxnets.models import layers, resnet
 from jaxnets.training import precision
 
 
@@ -171,6 +173,23 @@ def test_with_group_normalization_images_do_not_see_each_other(jit):
     np.testing.assert_allclose(apply(x)[1:], apply(x[1:]), rtol=1e-4, atol=1e-5)
 
 
+def test_batch_statistics_over_a_named_axis_are_those_of_the_whole_batch():
+    """In logits and running statistics; evaluation needs no axis, and the module is as hashable as any other."""
+    options, x = {"stem": "cifar", "depths": (1,)}, images(4, 6, 5, 3)
+    model, named = tiny(**options), tiny(**options, normalization=functools.partial(layers.BatchNorm, axis_name="data"))
+    assert len({model, named, named.clone()}) == 2
+    train = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    train_part = functools.partial(named.apply, train=True, mutable=["batch_stats"])
+    with jax.disable_jit(False):
+        variables = drawn(named, x)
+        expected, statistics = jax.jit(train)(variables, x)
+        parts, of_parts = jax.jit(jax.vmap(train_part, (None, 0), axis_name="data"))(variables, x.reshape(2, 2, 6, 5, 3))
+        np.testing.assert_array_equal(jax.jit(named.apply)(variables, x), jax.jit(model.apply)(variables, x))
+    np.testing.assert_allclose(parts.reshape(4, 3), expected, rtol=1e-4, atol=1e-5)
+    for part in range(2):
+        jax.tree.map(lambda a, b, i=part: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-6), of_parts, statistics)
+
+
 def test_without_normalization_there_is_none(key):
     variables = jax.eval_shape(tiny(normalization=None).init, key, images(1, 16, 16, 3))
     assert not any("norm" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables))
@@ -245,6 +264,14 @@ def test_bad_options_are_refused():
         ({"depths": (1, 0)}, "depths must be positive"),
         ({"width": 0}, "width must be at least 1"),
         ({"output_stride": 3}, r"output_stride must be one of \[4, 8\], got 3"),
+        ({"block": "wide"}, "block must be one of basic, bottleneck, got wide"),
+        ({"shortcut": "padd"}, "shortcut must be one of projection, pad, got padd"),
+        ({"block": "basic", "stem": "deep", "shortcut": "pad"}, "shortcut must be 'projection' where a deep stem"),
+        ({"groups": 0}, "groups must be at least 1, got 0"),
+        ({"block": "basic", "groups": 2}, r"groups and group_width are a bottleneck's, got \(2, 64\)"),
+        ({"group_width": 15}, "group_width must be at least 64 / width: a channel for each group, got 15"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"normalization": "layer"}, "normalization must be 'batch', 'group', None or a callable .* got layer"),
     ):
         with pytest.raises(ValueError, match=words):
             tiny(**options)

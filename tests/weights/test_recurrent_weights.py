@@ -174,6 +174,9 @@ def test_pth_files_are_read_without_executing_them(tmp_path):
     assert "code.pth: can't be read" in message(InputError, torch.read, tmp_path / "code.pth")
     pytorch.save({"x": pytorch.zeros(1).expand(1000, 1000)}, tmp_path / "wide.pth")
     assert "4000000 bytes" in message(InputError, torch.read, tmp_path / "wide.pth", limit=3_999_999)
+    # Of bfloat16 a float32 copy is made, which no machine has the memory for.
+    pytorch.save({"x": pytorch.zeros(1, dtype=pytorch.bfloat16).expand(2**46)}, tmp_path / "wider.pth")
+    assert f"unpacks to {2**48} bytes" in message(InputError, torch.read, tmp_path / "wider.pth")
     half = torch.read({"x": pytorch.tensor([1.5], dtype=pytorch.bfloat16)})["x"]
     assert half.dtype == np.float32
     assert half == 1.5

@@ -5,6 +5,7 @@ architecture, where torch and torchvision are importable.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import pathlib
 import runpy
@@ -92,6 +93,12 @@ def assert_near(actual, expected, tolerance):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
+def assert_probed(arrays, names, expected, tolerance):
+    """Norms and products with drawn directions, which differ by as much as the arrays do; relative to the norms."""
+    found = np.array([SCRIPT["probe"](name, arrays[name]) for name in names])
+    assert np.abs(found / expected[:, :1] - expected / expected[:, :1]).max() <= tolerance
+
+
 @pytest.fixture(scope="module")
 def golden():
     with np.load(GOLDEN) as arrays:
@@ -126,32 +133,31 @@ class Batch:
     y: Any
 
 
-def test_two_training_steps_are_torchs(golden):
-    """Loss, gradient, momentum, the updated weights and the running statistics of ResNet-18, to 1e-4 in float32."""
+@pytest.mark.parametrize(("x64", "tolerance"), [(False, 1e-4), (True, 1e-10)])
+def test_two_training_steps_are_torchs(golden, x64, tolerance):
+    """Losses, all gradients of the first, and all weights and running statistics of ResNet-18 after each."""
     expected = {key.removeprefix("steps/"): value for key, value in golden.items() if key.startswith("steps/")}
     variables = torch.load("torchvision/resnet18", state_dict("resnet18"))
     optimizer = optax.sgd(SCRIPT["LEARNING_RATE"], SCRIPT["MOMENTUM"])
-    batch = Batch(jnp.asarray(SCRIPT["drawn"]("images", SCRIPT["STEP_IMAGES"])), jnp.arange(4))
     loss_fn = steps.supervised(resnet.resnet18(classes=7).apply, losses.softmax_cross_entropy)
-    params = jax.tree.map(jnp.asarray, variables["params"])
-    carry = {"batch_stats": jax.tree.map(jnp.asarray, variables["batch_stats"])}
-    with jax.disable_jit(False):
+    with jax.enable_x64(x64), jax.disable_jit(False):
+        cast = functools.partial(jax.tree.map, functools.partial(jnp.asarray, dtype=float))
+        batch = Batch(cast(SCRIPT["drawn"]("images", SCRIPT["STEP_IMAGES"])), jnp.arange(4))
+        params, carry = cast(variables["params"]), {"batch_stats": cast(variables["batch_stats"])}
         step = jax.jit(steps.make_train_step(loss_fn, optimizer))
         first, metrics = step(state.from_params(params, optimizer, jax.random.key(0), carry=carry), batch)
         last, more = step(first, batch)
-    np.testing.assert_allclose([metrics["loss"], more["loss"]], expected["losses"], rtol=1e-4)
+    np.testing.assert_allclose([metrics["loss"], more["loss"]], expected["losses"], rtol=tolerance)
     # After one step the trace of the momentum is the gradient.
     gradient = torch.export("torchvision/resnet18", {"params": first.opt_state[0].trace, **carry})
-    gradient = {key: array for key, array in gradient.items() if "running" not in key}
-    norms = dict(zip((key for key in expected["names"] if "running" not in key), expected["gradients"], strict=True))
-    np.testing.assert_allclose([np.linalg.norm(gradient[key]) for key in norms], list(norms.values()), rtol=1e-4)
-    np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(expected["gradients"]), rtol=1e-4)
-    assert_near(gradient["conv1.weight"][::4], expected["stem_gradient"], 1e-4)
-    start, end = state_dict("resnet18"), torch.export("torchvision/resnet18", {"params": last.params, **last.carry})
-    changes = [np.linalg.norm(end[key] - start[key]) for key in expected["names"]]
-    np.testing.assert_allclose(changes, expected["changes"], rtol=1e-3)  # of small differences of large numbers
+    assert_probed(gradient, [key for key in expected["names"] if "running" not in key], expected["gradients"], tolerance)
+    np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(expected["gradients"][:, 0]), rtol=tolerance)
+    once, twice = (torch.export("torchvision/resnet18", {"params": each.params, **each.carry}) for each in (first, last))
+    assert_probed(once, expected["names"], expected["once"], tolerance)
+    # In the second step the relu of a value within float32's rounding of zero may pass it or not.
+    assert_probed(twice, expected["names"], expected["twice"], tolerance if x64 else 1e-3)
     for key in ("conv1.weight", "fc.bias", "layer4.1.bn2.weight", "layer4.1.bn2.running_mean", "layer4.1.bn2.running_var"):
-        assert_near(end[key][:: 4 if key == "conv1.weight" else 1], expected[key], 1e-4)
+        assert_near(twice[key][:: 4 if key == "conv1.weight" else 1], expected[key], tolerance)
 
 
 @pytest.mark.parametrize("name", MODELS)

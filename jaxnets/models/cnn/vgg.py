@@ -43,6 +43,7 @@ class VGG(nn.Module):
         require("VGG", min(self.width, self.hidden) >= 1, "width and hidden must be at least 1", (self.width, self.hidden))
         require("VGG", self.padding >= 0, "padding must be at least 0", self.padding)
         require("VGG", 0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
+        layers.require_kind("VGG", self.normalization)
         super().__post_init__()
 
     def setup(self):
