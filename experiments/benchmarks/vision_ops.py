@@ -20,6 +20,9 @@ on a quiet machine, batch 8 unless given):
   columns forward up to 1.6 times slower. jax 0.10.2: 128 at 28x28 5.4, 9.7, 8.3 (9.9, 32, 10.1).
 - gradient of the kernel as shifted products: 128 channels at 28x28 24.7 against 30.9, 64 -> 128 with stride 2 14.0 against
   18.5, dilated 256 at 60x60, batch 1, 40 against 110; loses at 64 -> 64 channels (64 against 26) and in the stem (50, 10).
+- Gradient of the kernel at 64 channels, 56x56 (27 by XLA), as one product of three shifted copies of the flattened image with
+  three of the cotangent: 38; at 32 channels, 28x28, batch 128, 75 against 33: a product that sums over 10^5 rows is slow. It is
+  what ResNet-18's training step waits for (140 of 840 ms at 64 channels, 35 in the stem).
 - A fast form fused into its readers is computed anew by each of them: LeNet's gradient (batch 256) 46 ms, with barriers around
   the forms 14 ms. Timings of single operations don't show it.
 - Sum over all but the channels, as depthwise convolution's kernel gradient needs: 40 to 75 ms as a reduction, a product, or in
