@@ -35,9 +35,10 @@ def draw_learning(rows, figure):
         left.fill_between(epochs, curves.min(1), curves.max(1), color=line.get_color(), alpha=0.2, linewidth=0)
         accuracy = np.array([np.atleast_1d(row[name.replace("loss", "accuracy")]) for row in rows], float)
         right.plot(epochs, 100 * (1 - accuracy), color=line.get_color(), linewidth=0.8, alpha=max(0.25, 1 / accuracy.shape[1]))
-    left.set(xlabel="epoch", ylabel="cross entropy", yscale="log", title="mean and range over members")
+    titles = ("mean and range over members", "every member") if curves.shape[1] > 1 else ("", "")
+    left.set(xlabel="epoch", ylabel="cross entropy", yscale="log", title=titles[0])
     left.legend()
-    right.set(xlabel="epoch", ylabel="error (%)", yscale="log", title="every member")
+    right.set(xlabel="epoch", ylabel="error (%)", yscale="log", title=titles[1])
     for axes in (left, right):
         figures.plain_log(axes.yaxis)
 

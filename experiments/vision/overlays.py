@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from experiments.harness import figures
 from jaxnets.data import segmentation
 
 OPACITY = 0.6
@@ -45,7 +46,8 @@ def draw_iou(scores, names, figure):
     axes.set_yticks(np.arange(len(names)), names)
     axes.invert_yaxis()
     axes.set(xlabel="intersection over union", xlim=(0, 1))
-    axes.legend(loc="lower right", fontsize=8, frameon=True)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=len(scores), fontsize=8)
 
 
 def draw_learning(rows, figure):
@@ -54,9 +56,10 @@ def draw_learning(rows, figure):
     left.plot([row["epoch"] for row in rows], [row["loss"] for row in rows], label="training")
     tested = [row for row in rows if "test_loss" in row]
     epochs = [row["epoch"] for row in tested]
-    left.plot(epochs, [row["test_loss"] for row in tested], label="test (without auxiliary and weights)")
+    left.plot(epochs, [row["test_loss"] for row in tested], label="test (alone and unweighted)")
     left.set(xlabel="epoch", ylabel="loss", yscale="log")
-    left.legend(fontsize=8)
+    figures.plain_log(left.yaxis)
+    left.legend(fontsize=8, loc="upper right")
     for name, title in (("test_pixel_accuracy", "pixel accuracy"), ("test_mean_iou", "mean IoU")):
         right.plot(epochs, [row[name] for row in tested], label=title)
     right.set(xlabel="epoch", ylim=(0, 1), title="test images")
