@@ -72,7 +72,7 @@ def load(config: Config) -> Task:
     if config.data is None:
         palette = np.array([list(bytes.fromhex(color[1:])) for color in figures.PALETTE])
         classes = segmentation.Classes(mosaics.CLASSES, palette[: len(mosaics.CLASSES)])
-        train = mosaics.make(config.images, seed=config.seed, part="train")
+        train = mosaics.make(config.images, seed=config.seed, part="fit" if config.validate else "train")
         test = mosaics.make(max(SHOWN, config.images // 4), seed=config.seed, part="validation" if config.validate else "test")
     else:
         train, classes = segmentation.read(config.data, layout=config.layout, size=config.size)

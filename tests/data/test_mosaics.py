@@ -67,8 +67,11 @@ def test_the_label_of_a_pixel_is_the_photograph_it_comes_from(part, photographs)
     np.testing.assert_allclose(dataset.x, np.repeat(dataset.y[..., None] * 30 / 255, 3, axis=-1), atol=1e-6)
 
 
-@pytest.mark.parametrize(("part", "shown"), [("train", (0, 0)), ("validation", (0, 1)), ("test", (1, 0)), ("test", (1, 1))])
-def test_no_pixel_is_shown_by_two_parts(part, shown, photographs):
+@pytest.mark.parametrize(
+    ("part", "shown"),
+    [("train", (0, 0)), ("train", (0, 1)), ("fit", (0, 0)), ("validation", (0, 1)), ("test", (1, 0)), ("test", (1, 1))],
+)
+def test_training_and_test_share_no_pixel_nor_do_the_parts_to_choose_by(part, shown, photographs):
     """Red marks the lower half, green the right quarter; between pixels no neighbor shines through."""
 
     def marked(index):
@@ -80,7 +83,7 @@ def test_no_pixel_is_shown_by_two_parts(part, shown, photographs):
     values = mosaics.make(20, size=40, part=part).x
     assert shown in {tuple(value) for value in values.reshape(-1, 3)[:, :2]}
     assert set(np.unique(values[..., 0])) == {float(part == "test")}
-    if part != "test":
+    if part in ("fit", "validation"):
         assert set(np.unique(values[..., 1])) == {float(part == "validation")}
 
 
@@ -133,7 +136,7 @@ def test_the_color_of_a_pixel_says_little():
     [
         ({"count": 0}, "make: count and size must be at least 1, got 0, 96"),
         ({"count": 1, "size": 0}, "at least 1, got 1, 0"),
-        ({"count": 1, "part": "val"}, "part must be one of train, validation, test, got 'val'"),
+        ({"count": 1, "part": "val"}, "part must be one of train, fit, validation, test, got 'val'"),
         ({"count": 1, "seed": -1}, r"seed must be in 0\.\.2\*\*64-1, got -1"),
     ],
 )
