@@ -121,7 +121,9 @@ def _run(name: str, options: list[str], package: str) -> int:
             current.finish(summary, seconds=time.monotonic() - began)
     except KeyboardInterrupt as stop:
         where = [] if chosen.out else ["--out", run.shown(current.folder)]
-        current.print(f"stopped; to resume: {COMMAND} {shlex.join([name, *options, *where])}")
+        told = f"stopped; to resume: {COMMAND} {shlex.join([name, *options, *where])}"
+        print(told)  # not by rich, whose console keeps what comes after an interruption in the middle of its own printing
+        current.note(told)
         return 143 if isinstance(stop, _Terminated) else 130
     except Exception as error:
         current.note(traceback.format_exc().rstrip())
