@@ -50,5 +50,7 @@ def _reduced(buffer: io.BytesIO) -> bytes:
     from PIL import Image
 
     reduced = io.BytesIO()
-    Image.open(buffer).convert("RGB").quantize(256).save(reduced, format="png", optimize=True)
+    picture = Image.open(buffer).convert("RGB")
+    # by what the colors cover: the usual median cut gives a legend's few pixels the colors of the picture
+    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(reduced, format="png", optimize=True)
     return reduced.getvalue()

@@ -34,7 +34,7 @@ class Config:
     crop: int = 96  # pixels, height and width of a training image
     scale: tuple[float, float] = (1.0, 1.0)  # range of a training image's magnification
     rotation: float = 0.0  # degrees, at most
-    color: float = 0.3  # strength of random brightness, contrast and saturation
+    color: float = 0.0  # strength of random brightness, contrast and saturation
     balance: float = 0.0  # power of the median-frequency weights of the classes: 0 all alike, 1 rare ones fully
     batch: int = 16  # images per step
     epochs: int = 8
