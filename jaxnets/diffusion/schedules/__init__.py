@@ -1,0 +1,51 @@
+"""How much noise there is at a time, and at which times to sample: host-side float64 data, static under jit."""
+
+from jaxnets.diffusion.schedules.grids import (
+    Grid,
+    explicit,
+    exponential,
+    karras,
+    leading,
+    log_snr,
+    quadratic,
+    trailing,
+    uniform,
+)
+from jaxnets.diffusion.schedules.schedule import (
+    Level,
+    Schedule,
+    cosine,
+    edm,
+    flow,
+    linear,
+    scaled_linear,
+    shifted,
+    sigmoid,
+    table,
+    variance_exploding,
+    zero_terminal,
+)
+
+__all__ = [
+    "Grid",
+    "Level",
+    "Schedule",
+    "cosine",
+    "edm",
+    "explicit",
+    "exponential",
+    "flow",
+    "karras",
+    "leading",
+    "linear",
+    "log_snr",
+    "quadratic",
+    "scaled_linear",
+    "shifted",
+    "sigmoid",
+    "table",
+    "trailing",
+    "uniform",
+    "variance_exploding",
+    "zero_terminal",
+]
