@@ -137,7 +137,7 @@ def combine(like: PyTree, *terms: tuple[Array, PyTree]) -> PyTree:
     """`Σ w y` over pairs of weights (a scalar, or one per example) and trees, in the dtypes of `like`."""
 
     def leaf(like, *leaves):
-        total = sum(
+        total: Any = sum(
             expand(weight, y) * y.astype(jnp.promote_types(y.dtype, weight.dtype))
             for (weight, _), y in zip(terms, leaves, strict=True)
         )

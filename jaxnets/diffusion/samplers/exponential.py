@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from jaxnets.diffusion.samplers.sample import Plan, Sampler
+from jaxnets.diffusion.samplers.sample import Plan, Sampler, plan_of
 from jaxnets.diffusion.samplers.steps import levels
 from jaxnets.diffusion.schedules import Schedule
 
@@ -50,7 +50,7 @@ def dpmpp_2s(eta: float = 0.0) -> Sampler:
                 kept = sigma_to / now.sigma[i]
                 weights = [kept, 0, alpha_to - kept * now.alpha[i]]
                 rows.append((t, to, [0, 1], [1, 0, 0] if last else [0, 1, 0], weights, noise, last))
-        return _plan(rows)
+        return plan_of(rows)
 
     return Sampler(plan)
 
@@ -86,7 +86,7 @@ def dpmpp_2m_sde(eta: float = 1.0, *, lower_final: bool = True) -> Sampler:
             extrapolated = 0.0 if _order(steps, i, 2, lower_final and len(steps) < FEW) < 2 else gained * h / (2 * steps[i - 1])
             weights = [0, kept, gained + extrapolated, -extrapolated]
             rows.append((times[i], times[i + 1], [0, 1], [0, 1, 0, 0], weights, noise, True))
-        return _plan(rows)
+        return plan_of(rows)
 
     return Sampler(plan)
 
@@ -131,7 +131,7 @@ def dpmpp_3m(*, corrected: bool = False, start: str = "first", lower_final: bool
             whole = np.array([then.sigma[1] / now.sigma[0], 0, -then.alpha[1] * math.expm1(-steps[0] - steps[1]), 0, 0])
             rows[0] = (*rows[0][:-1], False)
             rows[1] = (*rows[1][:3], [1, 0, 0, 0, 0], whole, 0.0, True)
-        return _plan(rows)
+        return plan_of(rows)
 
     return Sampler(plan)
 
@@ -164,7 +164,7 @@ def unipc(order: int = 2, *, lower_final: bool = True) -> Sampler:
             ahead[0], weights = _uni_weights(now, then, steps, i, orders[i], corrects=False)
             ahead[2 : 2 + len(weights)] = weights
             rows.append((times[i], times[i + 1], [0, 1], base, ahead, 0.0, True))
-        return _plan(rows)
+        return plan_of(rows)
 
     return Sampler(plan)
 
@@ -249,9 +249,3 @@ def _order(steps: list[float], i: int, order: int, lower_final: bool) -> int:
 def _share(function: str, eta: float) -> None:
     if not 0 <= eta <= 1:
         raise ValueError(f"{function}: eta must be in [0, 1], got {eta}.")
-
-
-def _plan(rows: list[tuple]) -> Plan:
-    t, t_next, memory, base, weights, noise, whole = zip(*rows, strict=True)
-    numbers = (np.array(column, np.float64) for column in (t, t_next, memory, base, weights, noise))
-    return Plan(*numbers, np.array(whole, bool))

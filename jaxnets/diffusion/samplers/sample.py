@@ -5,7 +5,7 @@ last few predictions. A sampler is therefore a table of weights, one row per eva
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,12 @@ class Plan(NamedTuple):
     noise: np.ndarray  # [n] standard deviation of what is added
     whole: np.ndarray  # [n] whether the row ends a step of the grid
     first: tuple[float, float] = (1.0, 0.0)  # before all: x ← first · (x, ε)
+
+
+def plan_of(rows: Sequence[tuple], first: tuple[float, float] = (1.0, 0.0)) -> Plan:
+    """The plan of rows `(t, t_next, memory, base, next, noise, whole)`."""
+    t, t_next, memory, base, weights, noise, whole = (np.array(column) for column in zip(*rows, strict=True))
+    return Plan(t, t_next, memory, base, weights, noise, whole, first)
 
 
 class State(NamedTuple):
@@ -65,7 +71,8 @@ def linear_step(
     newest = _sum(state.x, plan.memory, row.memory, (state.x, x0))
     memory = (newest, *state.memory[:-1])
     base = _sum(state.x, plan.base, row.base, (state.base, state.x, *memory)) if _based(plan) else None
-    x = _sum(state.x, plan.next, row.next, (base, state.x, *memory), plan.noise, row.noise, noise)
+    fresh = ((row.noise, noise(state.x)),) if np.any(plan.noise) else ()
+    x = _sum(state.x, plan.next, row.next, (base, state.x, *memory), *fresh)
     return State(x, base, memory), x0
 
 
@@ -99,8 +106,8 @@ def sample(
     """Data from noise: x of `shape` (of an array, or a pytree of `jax.ShapeDtypeStruct`), or from the given `x`.
 
     `conditions` go to the denoiser. With `trajectory` the result is the pair (data, `Trajectory`). `x` starts at the grid's
-    first time, in place of `σ ε`. `noise` is used in place of random numbers, one leading entry per row of the plan, for coupling
-    runs. The step to time 0 is exact: what the denoiser says.
+    first time, in place of `σ ε`. `noise` is used in place of random numbers, one leading entry per row of the plan,
+    to couple runs. The step to time 0 is exact: what the denoiser says.
 
     Pure: under jit the sampler, schedule and grid are constants; `vmap` and `grad` go through. Weights are rounded once, from
     float64 to the dtype of x, float32 at least.
@@ -177,9 +184,11 @@ def _run(sampler, denoise, schedule, times, key, shape, x, noise, trajectory, dt
     times = np.asarray(times, wide).astype(np.float64)  # as the denoiser will see them: levels agree to the last digit
     plan = sampler.plan(schedule, times)
     draws = bool(np.any(getattr(plan, "noise", True))) and noise is None
-    if key is None and (draws or shape is not None or plan.first[1]):
-        raise ValueError("sample: key is missing, the start or the steps are random.")
-    start, key = (None, None) if key is None else jax.random.split(key)
+    if key is None:
+        if draws or shape is not None or plan.first[1]:
+            raise ValueError("sample: key is missing, the start or the steps are random.")
+        key = jax.random.key(0)  # draws nothing
+    start, key = jax.random.split(key)
     if shape is not None:
         x = jax.tree.map(lambda z: (float(schedule(times[0]).sigma) * z).astype(z.dtype), gaussian(start, x))
     if plan.first != (1.0, 0.0):
@@ -196,6 +205,7 @@ def _run(sampler, denoise, schedule, times, key, shape, x, noise, trajectory, dt
         state, x0 = sampler.step(plan, denoise, state, row, draw, **conditions)
         return state, (state.x, x0) if trajectory else None
 
+    seen: Any
     final, seen = jax.lax.scan(body, sampler.init(plan, x), (rows, jnp.arange(len(plan.t)), noise))
     if not trajectory:
         return final.x
@@ -219,11 +229,6 @@ def _based(plan: Plan) -> bool:
     return bool(np.any(plan.next[:, 0]))
 
 
-def _sum(like, columns, weights, trees, deviations=None, deviation=None, noise=None):
+def _sum(like, columns, weights, trees, *more):
     """Sum of the trees with their weights, leaving out what has weight 0 in every row: it costs nothing."""
-    used = [(weights[j], tree) for j, tree in enumerate(trees) if np.any(columns[:, j])]
-    if deviation is not None and np.any(deviations):
-        used.append((deviation, noise(like)))
-    if not used:
-        return jax.tree.map(jnp.zeros_like, like)
-    return parametrization.combine(like, *used)
+    return parametrization.combine(like, *((weights[j], tree) for j, tree in enumerate(trees) if np.any(columns[:, j])), *more)

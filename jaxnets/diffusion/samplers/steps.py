@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from jaxnets.diffusion.samplers.sample import Plan, Sampler
+from jaxnets.diffusion.samplers.sample import Plan, Sampler, plan_of
 from jaxnets.diffusion.schedules import Level, Schedule
 
 
@@ -201,7 +201,6 @@ def _stochastic(name: str, churn: float, between: tuple[float, float], noise: fl
             slope = np.array([1 / then.sigma[i], -then.alpha[i] / then.sigma[i]])
             weights = scale * np.array([growth, 0, step / 2, step / 2])
             rows.append((end, whole, slope, [1, 0, 0, 0], weights, deviation, True))
-        columns = [np.array(column, float) for column in zip(*rows, strict=True)]
-        return Plan(*columns[:6], columns[6].astype(bool), (float(scales[0]), float(added[0])))
+        return plan_of(rows, first=(float(scales[0]), float(added[0])))
 
     return Sampler(plan)

@@ -116,7 +116,8 @@ def _karras(schedule, steps, rho, smallest, largest):
 
 
 def _exponential(schedule, steps, smallest, largest):
-    return schedule.time(np.geomspace(*reversed(_reached(schedule, smallest, largest)), steps))
+    smallest, largest = _reached(schedule, smallest, largest)
+    return schedule.time(np.geomspace(largest, smallest, steps))
 
 
 def _reached(schedule: Schedule, smallest: float, largest: float) -> tuple[float, float]:
