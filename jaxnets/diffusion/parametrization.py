@@ -39,7 +39,7 @@ def to_denoiser(
         score at zero terminal SNR: `x_0 = (x - σ ε) / α` would be 0 / 0, silently infinite elsewhere).
     Source: v: Salimans & Ho (2022), appendix D, arXiv:2202.00512; edm: Karras et al. (2022), eq. 7, arXiv:2206.00364.
     """
-    _check("to_denoiser", schedule, prediction)
+    check("to_denoiser", schedule, prediction)
 
     def denoise(x: PyTree, t: Any, **conditions: Any) -> PyTree:
         t = as_time(t, x)
@@ -52,7 +52,7 @@ def to_denoiser(
 
 def from_denoiser(denoise: Callable, schedule: Schedule, prediction: str, *, data_std: float = DATA_STD) -> Callable:
     """The inverse of `to_denoiser`: `predict(x, t, **conditions)`, for instance the score of a denoiser."""
-    _check("from_denoiser", schedule, prediction)
+    check("from_denoiser", schedule, prediction)
 
     def predict(x: PyTree, t: Any, **conditions: Any) -> PyTree:
         t = as_time(t, x)
@@ -63,14 +63,14 @@ def from_denoiser(denoise: Callable, schedule: Schedule, prediction: str, *, dat
 
 def to_x0(output: PyTree, x: PyTree, t: Any, schedule: Schedule, prediction: str, *, data_std: float = DATA_STD) -> PyTree:
     """The data that a prediction for the noisy `x` means."""
-    _check("to_x0", schedule, prediction)
+    check("to_x0", schedule, prediction)
     of_x, of_output = _coefficients(schedule, as_time(t, x), prediction, data_std)
     return combine(x, (of_x, x), (of_output, output))
 
 
 def from_x0(x0: PyTree, x: PyTree, t: Any, schedule: Schedule, prediction: str, *, data_std: float = DATA_STD) -> PyTree:
     """The prediction that means the data `x0` of the noisy `x`."""
-    _check("from_x0", schedule, prediction)
+    check("from_x0", schedule, prediction)
     of_x, of_output = _coefficients(schedule, as_time(t, x), prediction, data_std)
     return combine(x, (1 / of_output, x0), (-of_x / of_output, x))
 
@@ -79,8 +79,8 @@ def convert(
     output: PyTree, x: PyTree, t: Any, schedule: Schedule, *, source: str, target: str, data_std: float = DATA_STD
 ) -> PyTree:
     """The prediction `target` that says of the data what the prediction `source` does."""
-    _check("convert", schedule, source)
-    _check("convert", schedule, target)
+    check("convert", schedule, source)
+    check("convert", schedule, target)
     t = as_time(t, x)
     a, b = _coefficients(schedule, t, source, data_std)
     c, d = _coefficients(schedule, t, target, data_std)
@@ -95,7 +95,7 @@ def noisy(x0: PyTree, noise: PyTree, t: Any, schedule: Schedule) -> PyTree:
 
 def target(x0: PyTree, noise: PyTree, t: Any, schedule: Schedule, prediction: str, *, data_std: float = DATA_STD) -> PyTree:
     """The prediction that is right for `noisy(x0, noise, t, schedule)`; no digits cancel at either end."""
-    _check("target", schedule, prediction)
+    check("target", schedule, prediction)
     level = schedule(as_time(t, x0))
     alpha, sigma = level.alpha, level.sigma
     zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
@@ -151,6 +151,19 @@ def expand(values: Array, like: Array) -> Array:
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 
+def check(function: str, schedule: Schedule, prediction: str) -> None:
+    """Raises where `prediction` is unknown, or says nothing of the data at the end of the schedule; `function` is who asks."""
+    if prediction not in PREDICTIONS:
+        close = difflib.get_close_matches(prediction, PREDICTIONS, cutoff=0.4)
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"expected one of {', '.join(PREDICTIONS)}."
+        raise ValueError(f"{function}: no prediction {prediction!r}; {hint}")
+    if prediction in ("epsilon", "score") and schedule.reaches_noise:
+        raise ValueError(
+            f"{function}: {prediction} says nothing of the data at the end of a schedule that leaves nothing of them (zero "
+            "terminal SNR); predict v, x0 or velocity, or take a schedule such as linear() or cosine(1000)."
+        )
+
+
 def _coefficients(schedule: Schedule, t: Array, prediction: str, data_std: float) -> tuple[Array, Array]:
     """`(a, b)` with `x_0 = a x + b prediction`."""
     level = schedule(t)
@@ -168,15 +181,3 @@ def _coefficients(schedule: Schedule, t: Array, prediction: str, data_std: float
         return 1 / (alpha + sigma), -sigma / (alpha + sigma)
     width = jnp.hypot(sigma, alpha * data_std)
     return alpha * (data_std / width) ** 2, sigma * data_std / width
-
-
-def _check(function: str, schedule: Schedule, prediction: str) -> None:
-    if prediction not in PREDICTIONS:
-        close = difflib.get_close_matches(prediction, PREDICTIONS, cutoff=0.4)
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"expected one of {', '.join(PREDICTIONS)}."
-        raise ValueError(f"{function}: no prediction {prediction!r}; {hint}")
-    if prediction in ("epsilon", "score") and schedule.reaches_noise:
-        raise ValueError(
-            f"{function}: {prediction} says nothing of the data at the end of a schedule that leaves nothing of them (zero "
-            "terminal SNR); predict v, x0 or velocity, or take a schedule such as linear() or cosine(1000)."
-        )
