@@ -1,9 +1,10 @@
 """What a network that removes noise is told beside its input: the time, and each example's class or none.
 
-All such networks here are called alike, `model.apply(variables, x, t, label=None, *, previous=None, train=False)`, with `t` a
-scalar or one time for each example. A label is an integer for all examples or one for each; -1 is the null class, which stands
-for no label, and is what all examples have where no label is given. With `self_conditioning` the network sees beside its
-input a previous estimate of its output's size, zeros where there is none.
+All such networks here are called alike, `model.apply(variables, x, t, label=None, *, previous=None, train=False)`. `t` is a
+scalar or one time for each example; give it by name, `t=t`, to `precision.mixed`, which rounds what it is given by place. A
+label is an integer for all examples or one for each; -1 is the null class, which stands for no label, and is what all
+examples have where no label is given. With `self_conditioning` the network sees beside its input a previous estimate of its
+size, zeros where there is none.
 
 Source: of the null class: Ho & Salimans (2022), arXiv:2207.12598; of the previous estimate: Chen et al. (2022),
   arXiv:2208.04202.
@@ -61,20 +62,27 @@ def with_previous(model: Any, x: Array, previous: Array | None) -> Array:
     return jnp.concatenate([x, previous.astype(x.dtype)], axis=-1)
 
 
-class TimeEmbedding(nn.Module):
-    """`dense2 silu dense1 sinusoids(t)`, in the given dtype."""
+class Condition(nn.Module):
+    """`silu(dense2 silu dense1 sinusoids(t) + embedding[label])`: what every block of a network is told."""
 
-    width: int  # of the sinusoids
     features: int
+    width: int  # of the sinusoids
+    classes: int | None
+    null: bool
     shift: int = 0
     sine_first: bool = False
     kernel_init: Initializer = nn.initializers.xavier_uniform()
 
     @nn.compact
-    def __call__(self, t: Float[Array, " batch"], dtype: Any) -> Float[Array, "batch features"]:
+    def __call__(
+        self, t: Float[Array, " batch"], label: Integer[Array, " batch"] | None, dtype: Any
+    ) -> Float[Array, "batch features"]:
         waves = sinusoids(t, self.width, shift=self.shift, sine_first=self.sine_first).astype(dtype)
         h = nn.Dense(self.features, kernel_init=self.kernel_init, name="dense1")(waves)
-        return nn.Dense(self.features, kernel_init=self.kernel_init, name="dense2")(nn.silu(h))
+        h = nn.Dense(self.features, kernel_init=self.kernel_init, name="dense2")(nn.silu(h))
+        if label is not None:
+            h += LabelEmbedding(self.classes or 0, self.null, self.features, name="label")(label)
+        return nn.silu(h)
 
 
 class LabelEmbedding(nn.Module):

@@ -43,11 +43,8 @@ class MLPDenoiser(nn.Module):
         require(self, x.ndim >= 2, "an input is [batch, ...] with at least one axis for an example", x.shape)
         shape = (*x.shape[:-1], self.outputs or x.shape[-1])
         t = self.time_scale * conditioning.times(self, t, x)
-        condition = conditioning.TimeEmbedding(64, self.width, name="time")(t, x.dtype)
         label = conditioning.labels(self, label, x.shape[0])
-        if label is not None:
-            condition += conditioning.LabelEmbedding(self.classes or 0, self.null, self.width, name="label")(label)
-        condition = nn.silu(condition)
+        condition = conditioning.Condition(self.width, 64, self.classes, self.null, name="condition")(t, label, x.dtype)
         h = conditioning.with_previous(self, x, previous).reshape(x.shape[0], -1)
         h = nn.Dense(self.width, name="dense_in")(h)
         for index in range(self.depth):

@@ -147,6 +147,21 @@ def _last(values: Array, x: Array) -> Array:
     return values.reshape((1,) * (x.ndim - 1) + values.shape)
 
 
+def attend(
+    query: Float[Array, "batch tokens heads width"],
+    key: Float[Array, "batch tokens heads width"],
+    value: Float[Array, "batch tokens heads width"],
+) -> Float[Array, "batch tokens heads width"]:
+    """`softmax(q k^T / √width) v` for each head, the softmax in float32 at least.
+
+    That of `jax.nn.dot_product_attention` is in float32 at most. Source: Vaswani et al. (2017), eq. 1, arXiv:1706.03762.
+    """
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    logits = jnp.einsum("bihw,bjhw->bhij", query, key, preferred_element_type=dtype)
+    weights = jax.nn.softmax(logits / math.sqrt(query.shape[-1]), axis=-1)
+    return jnp.einsum("bhij,bjhw->bihw", weights.astype(value.dtype), value)
+
+
 def scaled_normal(gain: int | float) -> Initializer:
     """N(0, gain² / fan_in); the gain of an activation (`activations.ACTIVATIONS[name].gain`) keeps the variance.
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -68,20 +67,8 @@ class Attention(nn.Module):
         query, key, value = (
             nn.Dense(channels, kernel_init=INIT, name=name)(h).reshape(heads) for name in ("query", "key", "value")
         )
-        h = attend(query, key, value).reshape(x.shape)
+        h = layers.attend(query, key, value).reshape(x.shape)
         return x + nn.Dense(channels, kernel_init=nn.initializers.zeros, name="out")(h)
-
-
-def attend(
-    query: Float[Array, "batch tokens heads width"],
-    key: Float[Array, "batch tokens heads width"],
-    value: Float[Array, "batch tokens heads width"],
-) -> Float[Array, "batch tokens heads width"]:
-    """`softmax(q k^T / √width) v` for each head, the softmax in float32 at least."""
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
-    logits = jnp.einsum("bihw,bjhw->bhij", query, key, preferred_element_type=dtype)
-    weights = jax.nn.softmax(logits / math.sqrt(query.shape[-1]), axis=-1)
-    return jnp.einsum("bhij,bjhw->bihw", weights.astype(value.dtype), value)
 
 
 def normalization(x: Images, groups: int, epsilon: float, name: str) -> Maps:
@@ -154,7 +141,10 @@ class UNet(nn.Module):
         multiple = 2 ** (len(self.widths) - 1)
         fits = not (x.shape[1] % multiple or x.shape[2] % multiple)
         require(self, fits, f"height and width must be multiples of {multiple} for {len(self.widths)} levels", x.shape[1:3])
-        condition = self._condition(x, t, label)
+        told = (self.widths[0], self.classes, self.null, self.frequency_shift, self.sine_first)
+        tell = conditioning.Condition(self.time_width or 4 * self.widths[0], *told, name="condition")
+        label = conditioning.labels(self, label, x.shape[0])
+        condition = tell(self.time_scale * conditioning.times(self, t, x), label, x.dtype)
         numbers: dict[str, Any] = {"groups": self.groups, "epsilon": self.epsilon}
         attention = functools.partial(Attention, self.head_width, **numbers)
         block = functools.partial(Block, scale_shift=self.scale_shift, dropout=self.dropout, **numbers)
@@ -186,14 +176,3 @@ class UNet(nn.Module):
                 h = Convolution(self.widths[level], name=f"up{level}_conv")(doubled(h))
         h = nn.silu(normalization(h, self.groups, self.epsilon, "norm_out"))
         return ZeroConvolution(self.outputs or channels, name="conv_out")(h)
-
-    def _condition(self, x: Images, t: Any, label: Any) -> Float[Array, "batch width"]:
-        """What every block is told: the embeddings of time and label, summed and rectified."""
-        width = self.time_width or 4 * self.widths[0]
-        t = self.time_scale * conditioning.times(self, t, x)
-        embed = conditioning.TimeEmbedding(self.widths[0], width, self.frequency_shift, self.sine_first, name="time")
-        embedding = embed(t, x.dtype)
-        label = conditioning.labels(self, label, x.shape[0])
-        if label is not None:
-            embedding += conditioning.LabelEmbedding(self.classes or 0, self.null, width, name="label")(label)
-        return nn.silu(embedding)
