@@ -10,12 +10,12 @@ import numpy as np
 
 from jaxnets.diffusion import losses, parametrization
 from jaxnets.diffusion.samplers.sample import gaussian
-from jaxnets.diffusion.schedules import Grid, Schedule, exponential
+from jaxnets.diffusion.schedules import Grid, Schedule
 from jaxnets.types import Array, Float, Key
 
 
 class Likelihood(NamedTuple):
-    """`log p` of each example, in nats, and the standard error that random probes leave in it (0 where it is exact)."""
+    """`log p` of each example, in nats, and the standard error of random probes in it (0 if exact, NaN of one)."""
 
     log_p: Float[Array, "..."]
     standard_error: Float[Array, "..."]
@@ -36,7 +36,7 @@ class Bound(NamedTuple):
 def log_likelihood(
     denoise: Callable,
     schedule: Schedule,
-    x: Float[Array, "batch *shape"],
+    x: Float[Array, "batch ..."],
     key: Key[Array, ""] | None = None,
     *,
     grid: Grid | None = None,
@@ -46,10 +46,10 @@ def log_likelihood(
 ) -> Likelihood:
     """`log p(x)` of each example: the density at the end of the probability flow, and the volume that it gained on the way.
 
-    `d y / d log ρ = y - denoise` of `y = x / α`, by the classical Runge-Kutta method over the `grid` (default: 100 steps, even
-    in log ρ from 1e-3 to 80); its 0 is left out: the density is that of data with noise of the grid's last ratio. The
-    divergence is exact (as many derivatives as x has elements), or estimated by so many random `probes` of ±1 per example.
-    At the first time x is taken for N(0, `prior_std`²): 1 if variance preserving, σ else.
+    `d z / d log ρ = c² z - c denoise` of `z = c x / α` with `c = 1 / sqrt(1 + ρ²)`, in which little moves at either end, by the
+    classical Runge-Kutta method over the `grid` (default: `flow_grid()`). Its 0 is left out: the density is that of data with
+    noise of the grid's last ratio. The divergence is exact (as many derivatives as x has elements), or estimated by so many
+    random `probes` of ±1 per example. At the first time x is taken for N(0, `prior_std`²): 1 if variance preserving, σ else.
 
     Raises:
       ValueError: `probes` below 1, or without a key; a grid of one step.
@@ -57,7 +57,7 @@ def log_likelihood(
     """
     if probes is not None and (probes < 1 or key is None):
         raise ValueError(f"log_likelihood: probes must be at least 1 and need a key, got {probes}.")
-    times = (exponential(101, smallest=1e-3) if grid is None else grid)(schedule)[:-1][::-1]
+    times = (flow_grid() if grid is None else grid)(schedule)[:-1][::-1]
     if len(times) < 2:
         raise ValueError(f"log_likelihood: grid must have at least 2 steps, got {len(times)}.")
     wide = parametrization.as_time(0.0, x).dtype
@@ -65,56 +65,77 @@ def log_likelihood(
     if not np.isfinite(logs[-1]):
         raise ValueError("log_likelihood: grid must begin where something is left of the data, as karras does.")
     stages = np.stack([logs[:-1], (logs[:-1] + logs[1:]) / 2, logs[1:]], 1)
-    at = schedule.time(np.exp(stages))
-    alphas = schedule(at).alpha
+    at = np.asarray(schedule.time(np.exp(stages)), wide).astype(np.float64)  # as the denoiser will see them
+    ratios = schedule.ratio(at)
+    scales, widths = 1 / np.hypot(1, ratios), np.diff(np.log(ratios[:, ::2]))[:, 0]
     dimensions = math.prod(x.shape[1:])
     directions = _directions(key, x, probes)
 
-    def slope(y, t, alpha):
-        def flow(y):
-            return y - denoise((alpha * y).astype(x.dtype), t, **conditions).astype(wide)
+    def slope(z, t, alpha, scale):
+        def flow(z):
+            return scale**2 * z - scale * denoise((alpha / scale * z).astype(x.dtype), t, **conditions).astype(wide)
 
-        moved, back = jax.linearize(flow, y)
-        if directions is None:
-            # One derivative per element, of all examples at once: examples don't mix in a denoiser.
-            units = jnp.eye(dimensions, dtype=wide).reshape(dimensions, 1, *x.shape[1:])
+        moved, linear = jax.linearize(flow, z)
 
-            def diagonal(unit):
-                return (back(jnp.broadcast_to(unit, y.shape)) * unit).sum(tuple(range(1, y.ndim)))
+        def projected(direction):
+            return (linear(direction) * direction).sum(tuple(range(1, z.ndim)))
 
-            return moved, jax.lax.map(diagonal, units).sum(0)[None]
-        return moved, jax.lax.map(lambda z: (back(z) * z).sum(tuple(range(1, y.ndim))), directions)
+        if directions is not None:
+            return moved, jax.lax.map(projected, directions)
+        # One derivative per element, of all examples at once: in a denoiser they don't mix.
+        units = jnp.eye(dimensions, dtype=wide).reshape(dimensions, 1, *x.shape[1:])
+        return moved, jax.lax.map(lambda unit: projected(jnp.broadcast_to(unit, z.shape)), units).sum(0)[None]
 
     def step(state, row):
-        y, gained = state
-        (early, middle, late), (a, b, c), h = row
-        first, d1 = slope(y, early, a)
-        second, d2 = slope(y + h / 2 * first, middle, b)
-        third, d3 = slope(y + h / 2 * second, middle, b)
-        fourth, d4 = slope(y + h * third, late, c)
-        y = y + h / 6 * (first + 2 * second + 2 * third + fourth)
-        return (y, gained + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)), None
+        z, gained = state
+        early, middle, late, h = row
+        first, d1 = slope(z, *early)
+        second, d2 = slope(z + h / 2 * first, *middle)
+        third, d3 = slope(z + h / 2 * second, *middle)
+        fourth, d4 = slope(z + h * third, *late)
+        z = z + h / 6 * (first + 2 * second + 2 * third + fourth)
+        return (z, gained + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)), None
 
-    rows = jax.tree.map(lambda column: jnp.asarray(column, wide), (tuple(at.T), tuple(alphas.T), np.diff(logs)))
-    begin = (x.astype(wide) / float(alphas[0, 0]), jnp.zeros((probes or 1, x.shape[0]), wide))
-    (y, gained), _ = jax.lax.scan(step, begin, rows)
+    columns = ((at[:, k], schedule(at[:, k]).alpha, scales[:, k]) for k in range(3))
+    rows = jax.tree.map(lambda column: jnp.asarray(column, wide), (*columns, widths))
+    begin = (float(scales[0, 0]) * x.astype(wide), jnp.zeros((probes or 1, x.shape[0]), wide))
+    (z, gained), _ = jax.lax.scan(step, begin, rows)
     end = schedule(times[-1])
     std = (1.0 if schedule.family == "preserving" else float(end.sigma)) if prior_std is None else prior_std
-    std = std / float(end.alpha)
-    squares = jnp.square(y / std).sum(tuple(range(1, y.ndim)))
-    log_prior = -0.5 * squares - dimensions * (0.5 * math.log(2 * math.pi) + math.log(std))
-    log_first = -dimensions * math.log(float(alphas[0, 0]))  # of x = α y at the grid's last time
-    error = jnp.std(gained, axis=0, ddof=1) / math.sqrt(probes) if (probes or 1) > 1 else jnp.full(x.shape[:1], jnp.nan, wide)
-    if directions is None:
+    std *= float(scales[-1, 2] / end.alpha)
+    squares = jnp.square(z / std).sum(tuple(range(1, z.ndim)))
+    log_prior = -0.5 * squares - dimensions * (0.5 * math.log(2 * math.pi) + math.log(std / float(scales[0, 0])))
+    if probes is None:
         error = jnp.zeros(x.shape[:1], wide)
-    return Likelihood(log_prior + log_first + gained.mean(0), error)
+    else:
+        error = jnp.std(gained, axis=0, ddof=1) / math.sqrt(probes) if probes > 1 else jnp.full(x.shape[:1], jnp.nan, wide)
+    return Likelihood(log_prior + gained.mean(0), error)
+
+
+def flow_grid(steps: int = 100, *, smallest: float = 1e-3, largest: float = 1e4, center: float = 0.5) -> Grid:
+    """Ratios from `largest` to `smallest`, even in `asinh(log(ρ / center) / 2)`: dense where data and noise are of one size.
+
+    For `log_likelihood`: of a mixture of Gaussians 20 times as exact as a grid even in log ρ, by the same number of steps.
+
+    Raises:
+      ValueError: not `0 < smallest < center < largest`.
+    """
+    if not 0 < smallest < center < largest:
+        raise ValueError(f"flow_grid: expected 0 < smallest < center < largest, got {smallest}, {center} and {largest}.")
+    return Grid(_spread, steps + 1, (smallest, largest, center))
+
+
+def _spread(schedule: Schedule, points: int, smallest: float, largest: float, center: float) -> np.ndarray:
+    largest = min(largest, float(schedule.ratio(schedule.end)))
+    low, high = (math.asinh(math.log(bound / center) / 2) for bound in (smallest, largest))
+    return schedule.time(center * np.exp(2 * np.sinh(np.linspace(high, low, points))))
 
 
 def variational_bound(
     denoise: Callable,
     schedule: Schedule,
     grid: Grid,
-    x: Float[Array, "batch *shape"],
+    x: Float[Array, "batch ..."],
     key: Key[Array, ""],
     *,
     levels: int | None = 256,

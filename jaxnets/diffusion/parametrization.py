@@ -50,6 +50,21 @@ def to_denoiser(
     return denoise
 
 
+def with_variance(network: Callable, schedule: Schedule, prediction: str, *, time: Callable | None = None) -> Callable:
+    """`(x0, v)` of a network with twice the channels, trained by `losses.hybrid`: for `samplers.ddpm("learned")`.
+
+    For all else take `to_denoiser` of the first half. Raises as `to_denoiser`.
+    """
+    check("with_variance", schedule, prediction)
+
+    def denoise(x: Array, t: Any, **conditions: Any) -> tuple[Array, Array]:
+        t = as_time(t, x)
+        output, share = jnp.split(network(x, t if time is None else time(t), **conditions), 2, axis=-1)
+        return to_x0(output, x, t, schedule, prediction), share
+
+    return denoise
+
+
 def from_denoiser(denoise: Callable, schedule: Schedule, prediction: str, *, data_std: float = DATA_STD) -> Callable:
     """The inverse of `to_denoiser`: `predict(x, t, **conditions)`, for instance the score of a denoiser."""
     check("from_denoiser", schedule, prediction)

@@ -205,14 +205,14 @@ def _run(sampler, denoise, schedule, times, key, shape, x, noise, trajectory, dt
         state, x0 = sampler.step(plan, denoise, state, row, draw, **conditions)
         return state, (state.x, x0) if trajectory else None
 
-    seen: Any
     final, seen = jax.lax.scan(body, sampler.init(plan, x), (rows, jnp.arange(len(plan.t)), noise))
-    if not trajectory:
+    if seen is None:
         return final.x
     ends = np.flatnonzero(plan.whole)
     starts = np.append(0, ends[:-1] + 1)
-    xs = jax.tree.map(lambda first, later: jnp.concatenate([first[None], later[ends]]), x, seen[0])
-    return final.x, Trajectory(np.append(plan.t[0], plan.t_next[ends]), xs, jax.tree.map(lambda leaf: leaf[starts], seen[1]))
+    later, guesses = seen
+    xs = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[ends]]), x, later)
+    return final.x, Trajectory(np.append(plan.t[0], plan.t_next[ends]), xs, jax.tree.map(lambda leaf: leaf[starts], guesses))
 
 
 def _structure(shape, dtype):

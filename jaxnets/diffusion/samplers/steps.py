@@ -1,34 +1,44 @@
 """Samplers of one step or of slopes: DDPM, DDIM, Euler, Heun, linear multistep."""
 
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.diffusion.samplers.sample import Plan, Sampler, plan_of
+from jaxnets.diffusion.samplers.sample import Plan, Sampler, State, plan_of
 from jaxnets.diffusion.schedules import Level, Schedule
+from jaxnets.types import Array
 
 
 def ddpm(variance: str = "small") -> Sampler:
     """Ancestral sampling: the mean of the posterior `q(x_s | x_t, x_0)` of the predicted data, and noise.
 
-    Its variance is "small", the posterior's `σ_s² (1 - ρ_s² / ρ_t²)`, or "large", `σ_t² - (α_t / α_s)² σ_s²`.
+    Its variance is "small", the posterior's `σ_s² (1 - ρ_s² / ρ_t²)`; "large", `σ_t² - (α_t / α_s)² σ_s²`; or "learned", of the
+    denoisers of `parametrization.with_variance` alone: between both in the logarithm.
 
     Raises:
       ValueError: another variance.
-    Source: Ho et al. (2020), algorithm 2 and section 3.2, arXiv:2006.11239.
+    Source: Ho et al. (2020), algorithm 2 and section 3.2, arXiv:2006.11239; learned: Nichol & Dhariwal (2021), eq. 15.
     """
-    if variance not in ("small", "large"):
-        raise ValueError(f"ddpm: variance must be 'small' or 'large', got {variance!r}.")
+    if variance not in ("small", "large", "learned"):
+        raise ValueError(f"ddpm: variance must be 'small', 'large' or 'learned', got {variance!r}.")
 
-    def plan(schedule: Schedule, times: np.ndarray) -> Plan:
+    def plan(schedule: Schedule, times: np.ndarray) -> Any:
         now, then = levels(schedule, times)
         small = posterior_deviation(schedule, times)
         with np.errstate(divide="ignore", invalid="ignore"):
             large = np.sqrt(np.maximum(now.sigma**2 - (now.alpha / then.alpha) ** 2 * then.sigma**2, 0))
         noise = np.where(then.sigma > 0, large, 0) if variance == "large" else small
-        return one_step(times, *_towards_data(now, then, small), noise)
+        simple = one_step(times, *_towards_data(now, then, small), noise)
+        if variance != "learned":
+            return simple
+        with np.errstate(divide="ignore"):
+            growth = np.where(small > 0, np.log(large) - np.log(small), 0.0)
+        return LearnedPlan(simple.t, simple.t_next, simple.next, small, growth, simple.whole)
 
-    return Sampler(plan)
+    return Sampler(plan, _learned_init, _learned_step) if variance == "learned" else Sampler(plan)
 
 
 def ddim(eta: float = 0.0) -> Sampler:
@@ -101,6 +111,30 @@ def lms(order: int = 4) -> Sampler:
         return Plan(times[:-1], times[1:], memory, _pass_on(weights.shape), weights, np.zeros(steps), np.ones(steps, bool))
 
     return Sampler(plan)
+
+
+class LearnedPlan(NamedTuple):
+    """As `Plan`, for deviations that the denoiser chooses: `noise exp(growth (1 + v) / 2)`, from the small to the large one."""
+
+    t: np.ndarray
+    t_next: np.ndarray
+    next: np.ndarray
+    noise: np.ndarray
+    growth: np.ndarray
+    whole: np.ndarray
+    first: tuple[float, float] = (1.0, 0.0)
+
+
+def _learned_init(plan, x) -> State:
+    del plan
+    return State(x, None, ())
+
+
+def _learned_step(plan, denoise, state: State, row, noise: Callable, **conditions: Any) -> tuple[State, Array]:
+    x0, share = denoise(state.x, row.t, **conditions)
+    deviation = row.noise * jnp.exp(row.growth * (1 + share) / 2)
+    x = row.next[1] * state.x + row.next[2] * x0 + deviation * noise(state.x)
+    return State(x.astype(state.x.dtype), None, ()), x0
 
 
 # ---- shared ---------------------------------------------------------------------------------------------------------
