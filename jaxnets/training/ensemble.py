@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxnets.training import averaging
 from jaxnets.training.state import TrainState
 from jaxnets.types import Any, Array, Float, Key, Step
 
@@ -49,12 +50,14 @@ def step(step: Step, *, shared_batch: bool = True) -> Step:
     return jax.vmap(step, in_axes=(0, None if shared_batch else 0))
 
 
-def predict(apply: Callable, state: TrainState, x: Any, *, ema: bool = False) -> Float[Array, "*batch classes"]:
-    """Log of the members' mean probability, `log(1/M sum_m softmax(logits_m))`, in evaluation mode; `ema` uses the averages.
+def predict(apply: Callable, state: TrainState, x: Any, *, ema: bool | float = False) -> Float[Array, "*batch classes"]:
+    """Log of the members' mean probability, `log(1/M sum_m softmax(logits_m))`, in evaluation mode.
+
+    `ema` uses the averages, as in `make_eval_step`.
 
     Source: Lakshminarayanan, Pritzel & Blundell (2017), arXiv:1612.01474.
     """
     x = jnp.asarray(x)
-    members = (state.ema if ema else state.params, state.carry)
+    members = (averaging.of_state(state, ema), state.carry)
     logits = jax.vmap(lambda params, carry: apply({"params": params, **carry}, x, train=False))(*members)
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(logits.shape[0])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxnets.training.averaging import Average
 from jaxnets.types import Any, Array, Carry, Key, Params
 
 
@@ -20,7 +21,7 @@ class TrainState:
     params: Params
     carry: Carry  # mutable collections (batch statistics) or recurrent state
     opt_state: Any
-    ema: Params  # exponential moving average of params; None when not wanted
+    ema: Any  # moving average of params, or what `averaging.power` keeps of them; None when not wanted
     key: Any  # typed key; never changes: step n draws from fold_in(key, n)
     step: Any  # int32: updates applied
     skipped: Any  # int32: updates left out because loss or gradient was not finite
@@ -33,17 +34,26 @@ def from_params(
     key: Key[Array, ""],
     *,
     carry: Carry = None,
-    ema: bool = False,
+    ema: bool | Average = False,
 ) -> TrainState:
-    """State at step 0 of any parameters, Flax or not; `key` drives what the steps draw (dropout, augmentation)."""
+    """State at step 0 of any parameters, Flax or not; `key` drives what the steps draw (dropout, augmentation).
+
+    `ema` True holds one average, `averaging.power(widths)` several.
+    """
     # Separate zeros and a copied average: aliased buffers can't be donated.
-    average = jax.tree.map(jnp.copy, params) if ema else None
+    average = ema.init(params) if isinstance(ema, Average) else jax.tree.map(jnp.copy, params) if ema else None
     counts = {name: jnp.zeros((), jnp.int32) for name in ("step", "skipped", "skipped_in_row")}
     return TrainState(params, {} if carry is None else carry, optimizer.init(params), average, key, **counts)
 
 
 def create(
-    model: Any, optimizer: optax.GradientTransformation, key: Key[Array, ""], x: Any, *, carry: Carry = None, ema: bool = False
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    key: Key[Array, ""],
+    x: Any,
+    *,
+    carry: Carry = None,
+    ema: bool | Average = False,
 ) -> TrainState:
     """State at step 0 of a Flax model: variables from `model.init` on the example input `x`, params apart from the rest.
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxnets import losses
+from jaxnets.training import averaging
 from jaxnets.training.state import TrainState
 from jaxnets.types import Array, Batch, Float, Int, LossFn, Step
 
@@ -114,12 +115,13 @@ def make_train_step(
     *,
     accumulate: int = 1,
     clip: float | None = None,
-    ema: float | Callable[[Int[Array, "..."]], Float[Array, "..."]] | None = None,
+    ema: float | Callable[[Int[Array, "..."]], Float[Array, "..."]] | averaging.Average | None = None,
 ) -> Step:
     """Returns `step(state, batch) -> (state, metrics)`.
 
     `accumulate` splits the batch into that many microbatches, one after the other: the same gradient in less memory.
-    `clip` bounds the gradient's global norm. `ema` is the decay of `state.ema` (a number, or a function of the step).
+    `clip` bounds the gradient's global norm. `ema` is the decay of `state.ema` (a number, or a function of the step),
+    or `averaging.power(widths)`, with which the state was created.
     Mixed precision is a property of the model: `supervised(precision.mixed(model.apply), ...)`.
 
     A non-finite loss or gradient norm leaves the whole state untouched and counts in `state.skipped`, where
@@ -143,6 +145,8 @@ def make_train_step(
         return (grads, weight, {"loss": loss, **metrics}), carry
 
     def step(state: TrainState, batch: Batch):
+        if isinstance(state.ema, averaging.PowerAverages) and not isinstance(ema, averaging.Average):
+            raise ValueError("step: a state created with ema=averaging.power(...) needs make_train_step(ema=...) the same.")
         if (ema is None) != (state.ema is None):
             raise ValueError(
                 "step: an average needs make_train_step(ema=decay) and a state created with ema=True, got only one of them."
@@ -163,7 +167,9 @@ def make_train_step(
             mean = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)  # here, where it fuses into the optimizer
             updates, opt_state = optimizer.update(mean, old.opt_state, old.params)
             params, average = optax.apply_updates(old.params, updates), old.ema
-            if ema is not None:
+            if isinstance(ema, averaging.Average):
+                average = ema.update(average, params, old.step + 1)
+            elif ema is not None:
                 average = optax.incremental_update(params, average, 1 - (ema(old.step) if callable(ema) else ema))
                 average = jax.tree.map(lambda new, old: new.astype(old.dtype), average, old.ema)
             return dataclasses.replace(
@@ -185,16 +191,15 @@ def make_train_step(
     return step
 
 
-def make_eval_step(loss_fn: LossFn, *, ema: bool = False) -> Callable:
-    """Returns `evaluate(state, batch) -> (weight_sum, sums)`, with `sums["loss"]` and the metrics; `ema` uses the average.
+def make_eval_step(loss_fn: LossFn, *, ema: bool | float = False) -> Callable:
+    """Returns `evaluate(state, batch) -> (weight_sum, sums)`, with `sums["loss"]` and the metrics.
 
+    `ema` uses the average instead of the parameters: True the only one, a number that of this width (`averaging.power`).
     Sums over batches divide once at the end, so an uneven last batch counts exactly.
     """
 
     def evaluate(state: TrainState, batch: Batch):
-        if ema and state.ema is None:
-            raise ValueError("make_eval_step: ema=True needs a state created with ema=True.")
-        loss, (weight, metrics, _) = loss_fn(state.ema if ema else state.params, state.carry, batch, None)
+        loss, (weight, metrics, _) = loss_fn(averaging.of_state(state, ema), state.carry, batch, None)
         return weight, {"loss": loss, **metrics}
 
     return evaluate
