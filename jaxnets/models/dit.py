@@ -41,7 +41,7 @@ class Block(nn.Module):
     dropout: int | float
 
     @nn.compact
-    def __call__(self, x: Tokens, condition: Float[Array, "batch width"], *, train: bool = False) -> Tokens:
+    def __call__(self, x: Tokens, condition: Float[Array, "batch features"], *, train: bool = False) -> Tokens:
         batch, tokens, width = x.shape
         drop = nn.Dropout(self.dropout, deterministic=not train)
         told = ZeroDense(6 * width, name="condition")(condition)[:, None]

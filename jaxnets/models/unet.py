@@ -35,7 +35,7 @@ class Block(nn.Module):
     dropout: int | float
 
     @nn.compact
-    def __call__(self, x: Images, condition: Float[Array, "batch width"], *, train: bool = False) -> Maps:
+    def __call__(self, x: Images, condition: Float[Array, "batch features"], *, train: bool = False) -> Maps:
         told = nn.Dense((1 + self.scale_shift) * self.features, kernel_init=INIT, name="condition")(condition)[:, None, None]
         h = Convolution(self.features, name="conv1")(nn.silu(normalization(x, self.groups, self.epsilon, "norm1")))
         if self.scale_shift:

@@ -17,12 +17,16 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from jaxnets.types import InputError
-from jaxnets.weights import names, segmentation_names
+from jaxnets.weights import diffusion_names, names, segmentation_names
 
 PathLike: TypeAlias = str | os.PathLike[str]
 StateDict: TypeAlias = Mapping[str, Any]  # name -> array or tensor
 
-ARCHITECTURES = names.ARCHITECTURES | segmentation_names.ARCHITECTURES
+ARCHITECTURES: dict[str, names.Architecture] = {
+    **names.ARCHITECTURES,
+    **segmentation_names.ARCHITECTURES,
+    **diffusion_names.ARCHITECTURES,
+}
 LIMIT = 2**32  # bytes that a file may unpack to, unless the caller says otherwise: 4 GiB
 SHOWN = 6  # names of each kind that a message lists
 
@@ -58,9 +62,11 @@ def export(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
       InputError: an unknown name; as `load`, with the paths of `variables` as names.
     """
     architecture, arrays = _architecture("export", name), dict(_flat(variables))
-    # The number of classes is read off PyTorch's shapes: those of the default number, with our numbers of outputs.
-    defaults = [entry for entry in architecture({}) if entry.path in arrays]
-    entries = architecture({entry.name: arrays[entry.path].shape[-1:] + entry.shape[1:] for entry in defaults})
+    if isinstance(architecture, diffusion_names.Inferred):
+        entries = architecture.of_variables({"/".join(path): array.shape for path, array in arrays.items()})
+    else:  # the number of classes is read off PyTorch's shapes: those of the default number, with our numbers of outputs
+        defaults = [entry for entry in architecture({}) if entry.path in arrays]
+        entries = architecture({entry.name: arrays[entry.path].shape[-1:] + entry.shape[1:] for entry in defaults})
     shapes = {"/".join(entry.path): entry.target for entry in entries}
     match({"/".join(path): array for path, array in arrays.items()}, shapes, name=f"export: {name}")
     state_dict = {}
