@@ -8,7 +8,7 @@
 |---|---|---|---|
 | `pigdm` | denoiser | differentiated once | normal data of covariance s² |
 | `moment_matching` | denoiser | differentiated at each step of a solver | normal data |
-| `dps` | denoiser | differentiated once | - (A may be nonlinear) |
+| `dps` | denoiser | differentiated once | normal data, one number measured (A may be nonlinear) |
 | `ddnm` | denoiser | called | - (no noise) |
 | `ddnm_plus`, `diffpir` | sampler | called | - |
 | `replacement`, `repaint` | sampler | called, repaint: several times | - (known pixels, no noise) |

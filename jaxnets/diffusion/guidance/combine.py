@@ -14,7 +14,7 @@ from jaxnets.diffusion import parametrization
 from jaxnets.diffusion.schedules import Schedule
 from jaxnets.types import Array, PyTree
 
-Interval = tuple[float, float]
+Interval = tuple[int | float, int | float]
 
 
 def classifier_free(
@@ -22,7 +22,7 @@ def classifier_free(
     scale: Any = 2.0,
     interval: Interval | None = None,
     *,
-    rescale: float = 0.0,
+    rescale: int | float = 0.0,
     null: Mapping[str, Any] | None = None,
 ) -> Callable:
     """`x_0 = u + scale (c - u)` of the conditional c and the unconditional u: 0 is u, 1 is c, more follows the condition.
@@ -105,7 +105,7 @@ def classifier(denoise: Callable, schedule: Schedule, log_prob: Callable, scale:
     return guided
 
 
-def dynamic_thresholding(denoise: Callable, percentile: float = 0.995, *, least: float = 1.0) -> Callable:
+def dynamic_thresholding(denoise: Callable, percentile: int | float = 0.995, *, least: int | float = 1.0) -> Callable:
     """`clip(x_0, -s, s) least / s` with s the `percentile` of `|x_0|` of each example, but at least `least`.
 
     An array of a single axis is one example; otherwise the first axis is that of the batch.
@@ -130,7 +130,7 @@ def dynamic_thresholding(denoise: Callable, percentile: float = 0.995, *, least:
     return thresholded
 
 
-def clip(denoise: Callable, low: float = -1.0, high: float = 1.0) -> Callable:
+def clip(denoise: Callable, low: int | float = -1.0, high: int | float = 1.0) -> Callable:
     """The denoiser with its data clipped to `low..high`. Raises ValueError unless `low < high`."""
     if not low < high:
         raise ValueError(f"clip: low must be below high, got {low} and {high}.")

@@ -24,11 +24,11 @@ SOLVER = (100, 1e-5)
 def dps(
     denoise: Callable, schedule: Schedule, operator: Callable, y: PyTree, *, noise: Any = 0.05, strength: Any = 1.0
 ) -> Callable:
-    """`x_0 - strength σ² / α ∇_x |y - A(x_0)|² / (2 v)` with `v` the mean square of `y - A(x_0)`, but at least `noise²`.
+    """`x_0 - strength σ² / α ∇_x |y - A(x_0)|² / (2 v)` with `v = noise² + σ² / α <d, (∂x_0/∂x)^T d> / |r|²`.
 
-    A may be any differentiable function, of all of x if it is no `linear.Operator`. As published a step goes by a length over
-    `|y - A(x_0)|` that is tuned to the number of steps; measured by its mean square the residual needs no tuning, as it
-    holds the uncertainty of x_0 too. It is one number: where few are measured or x_0 is far from normal, results are rough.
+    Here `r = y - A(x_0)` and `d = (∂A/∂x_0)^T r`; v is the variance of y along r: of its noise, and of what x leaves open of
+    x_0. As published, steps have a length over `|r|` that is tuned to their number; this one needs no tuning, and with a single
+    number measured it is `moment_matching`. A may be any differentiable function of all of x, if it is no `linear.Operator`.
 
     Raises:
       ValueError: `noise` negative; y or x of another shape than the operator's.
@@ -42,17 +42,20 @@ def dps(
 
     def posterior(x: PyTree, t: Any, **conditions: Any) -> PyTree:
         t = parametrization.as_time(t, x)
-        problem = measured.fit("dps", operator, y, x) if is_linear else _function(operator, y, x)
+        problem = measured.fit("dps", operator, y, x, t) if is_linear else _function(operator, y, x, t)
 
-        def misfit(x):
-            x0 = denoise(x, t, **conditions)
-            squares = problem.squared_norm(problem.residual(_wide(x0, t)))
-            count = sum(leaf.size for leaf in jax.tree.leaves(problem.y)) / max(squares.size, 1)
-            variance = jax.lax.stop_gradient(jnp.maximum(squares / count, jnp.maximum(noise**2, jnp.finfo(t.dtype).tiny)))
-            return jnp.sum(squares / (2 * variance)), x0
+        x0, back = _denoised(denoise, x, t, conditions)
+        wide = _wide(x0, t)
 
-        gradient, x0 = jax.grad(misfit, has_aux=True)(x)
-        return combine.add(x0, -strength * combine.from_score(schedule, t), gradient)
+        def fit(x0):
+            return -problem.squared_norm(problem.residual(x0)).sum() / 2
+
+        descent = jax.grad(fit)(wide)
+        pulled = back(descent)
+        weight, size = combine.from_score(schedule, t), problem.squared_norm(problem.residual(wide))
+        spread = jnp.maximum(weight * measured.dot(problem.batched, descent, pulled), 0) / jnp.where(size > 0, size, 1)
+        variance = jnp.maximum(noise**2 + spread, jnp.finfo(t.dtype).tiny)
+        return combine.add(x0, strength * weight / variance, pulled)
 
     return posterior
 
@@ -171,10 +174,12 @@ class _AtNoise:
         return self.denoise(parametrization.combine(v, (self.schedule(t).alpha, v)), t, **conditions)
 
 
-def _function(operator: Callable, y: PyTree, x: PyTree) -> measured.Measured:
+def _function(operator: Callable, y: PyTree, x: PyTree, t: Array) -> measured.Measured:
     gives, given = (jax.tree.map(jnp.shape, z) for z in (jax.eval_shape(operator, x), y))
     if gives != given:
         raise ValueError(f"dps: y must have the shape of A(x), {gives}, got {given}.")
+    if t.ndim:
+        raise ValueError(f"dps: a function that takes all of x needs one time for all, got {t.shape}.")
     return measured.Measured(operator, operator, y, False)
 
 

@@ -27,7 +27,7 @@ class Measured:
 
     def squared_norm(self, y: PyTree) -> Array:
         """`|y|²`, of each example if batched."""
-        return _dot(self.batched, y, y)
+        return dot(self.batched, y, y)
 
     def pull(self, x0: PyTree, penalty: Array, solver: tuple[int, float], covariance: Callable | None = None) -> PyTree:
         """`A^H (A C A^H + penalty)^-1 (y - A x_0)` by conjugate gradients; `covariance` applies C, 1 without it."""
@@ -91,7 +91,7 @@ def solve(system: Callable, b: PyTree, batched: bool, steps: int, tolerance: flo
     """
 
     def run(system, b):
-        enough = tolerance**2 * _dot(batched, b, b)
+        enough = tolerance**2 * dot(batched, b, b)
 
         def going(state):
             _, _, _, square, step = state
@@ -100,16 +100,16 @@ def solve(system: Callable, b: PyTree, batched: bool, steps: int, tolerance: flo
         def step(state):
             x, residual, direction, square, count = state
             image = system(direction)
-            curvature = _dot(batched, direction, image)
+            curvature = dot(batched, direction, image)
             # An example that has come to its solution stays there while others go on.
             active = (square > enough) & (curvature > 0)
             length = jnp.where(active, square / jnp.where(active, curvature, 1), 0)
             x, residual = _axpy(x, length, direction), _axpy(residual, -length, image)
-            left = jnp.where(active, _dot(batched, residual, residual), jnp.minimum(square, enough))
+            left = jnp.where(active, dot(batched, residual, residual), jnp.minimum(square, enough))
             ratio = jnp.where(active, left / jnp.where(active, square, 1), 0)
             return x, residual, _axpy(residual, ratio, direction), left, count + 1
 
-        start = (tree.zeros_like(b), b, b, _dot(batched, b, b), jnp.zeros((), int))
+        start = (tree.zeros_like(b), b, b, dot(batched, b, b), jnp.zeros((), int))
         return lax.while_loop(going, step, start)[0]
 
     return lax.custom_linear_solve(system, b, run, symmetric=True)
@@ -119,5 +119,6 @@ def _axpy(x: PyTree, factor: Array, direction: PyTree) -> PyTree:
     return jax.tree.map(lambda x, d: x + parametrization.expand(factor, d).astype(d.dtype) * d, x, direction)
 
 
-def _dot(batched: bool, a: PyTree, b: PyTree) -> Array:
+def dot(batched: bool, a: PyTree, b: PyTree) -> Array:
+    """`Re <a, b>`, of each example if batched."""
     return jax.vmap(tree.vdot)(a, b) if batched else tree.vdot(a, b)

@@ -71,7 +71,7 @@ def repaint(
             raise ValueError(f"repaint: jump_length must be at most the {steps} steps of the grid, got {jump_length}.")
         order = _visits(steps, jump_length, resamples)
         ends = np.array([*order[1:], steps])  # from where the next row goes on
-        rows = Plan(*(column[order] for column in inner[:7]))
+        rows = inner._replace(**{name: getattr(inner, name)[order] for name in Plan._fields if name != "first"})
         then, later = schedule(rows.t_next), schedule(times[ends])
         back = ends <= order
         growth = np.where(back, later.alpha / then.alpha, 1.0)
@@ -89,6 +89,7 @@ def ddnm_plus(
 
     With a and d the step's weight of x_0 and deviation, `λ = min(1, d / (a noise))` and the new deviation is
     `sqrt(d² - (a λ noise)²)` in what A sees. The noise of `A^+ y` is taken to be `noise`: right where A's rows are orthonormal.
+    A step takes it for new though it is the same each time: by many small steps x comes to fit y as closely as by `ddnm`.
 
     Raises:
       ValueError: `noise` negative; y or x of another shape than the operator's; a sampler that adds no noise, or isn't one
@@ -132,13 +133,14 @@ def diffpir(
     y: PyTree,
     *,
     noise: Any = 0.05,
-    weight: float = 1.0,
-    zeta: float = 0.5,
+    weight: int | float = 1.0,
+    zeta: int | float = 0.5,
     solver: tuple[int, float] = SOLVER,
 ) -> Sampler:
     """The data become `argmin |y - A x|² + weight (noise / ρ)² |x - x_0|²` with `ρ = σ / α`; a share ζ of the noise is fresh.
 
-    The next x is `α x_0 + σ (sqrt(1 - ζ) ε + sqrt(ζ) z)` with ε what x and the new x_0 mean. One evaluation per step, no derivative of the denoiser. `weight` (λ) over 1 trusts the denoiser more than its noise says.
+    The next x is `α x_0 + σ (sqrt(1 - ζ) ε + sqrt(ζ) z)` with ε what x and the new x_0 mean. One evaluation per step, no
+    derivative of the denoiser. `weight` (λ) over 1 trusts the denoiser more than its noise says.
 
     Raises:
       ValueError: `noise` negative; `weight` not positive; `zeta` outside [0, 1]; y or x of another shape than the operator's.

@@ -148,7 +148,7 @@ def sigmoid(steps: int | None = None, *, start: float = -3.0, end: float = 3.0, 
 
 def edm(largest: float = 80.0) -> Schedule:
     """`α = 1`, `σ = t`: the time is the noise itself, up to `largest`. Source: Karras et al. (2022), arXiv:2206.00364."""
-    _increasing("edm", 0, largest, positive=False)
+    _increasing("edm", 0.0, largest, positive=False)
     return Schedule(_same, _same, (), "exploding", float(largest))
 
 
