@@ -118,8 +118,10 @@ def flow_grid(steps: int = 100, *, smallest: float = 1e-3, largest: float = 1e4,
     For `log_likelihood`: of a mixture of Gaussians 20 times as exact as a grid even in log ρ, by the same number of steps.
 
     Raises:
-      ValueError: not `0 < smallest < center < largest`.
+      ValueError: not `0 < smallest < center < largest`; fewer than 1 step.
     """
+    if steps < 1:
+        raise ValueError(f"flow_grid: steps must be at least 1, got {steps}.")
     if not 0 < smallest < center < largest:
         raise ValueError(f"flow_grid: expected 0 < smallest < center < largest, got {smallest}, {center} and {largest}.")
     return Grid(_spread, steps + 1, (smallest, largest, center))

@@ -41,11 +41,11 @@ def dpmpp_2s(eta: float = 0.0) -> Sampler:
                 continue
             middle = _middle(schedule, ratios[i], sigma / alpha)
             half = schedule(middle)
-            for t, to, level, sigma_to, noise in (
-                (start, middle, half, half.sigma, 0.0),
-                (middle, end, then, sigma, fresh),
+            # Which of both rows it is can't be seen from its times: with eta = 1 the middle is the step's end.
+            for last, t, to, level, sigma_to, noise in (
+                (False, start, middle, half, half.sigma, 0.0),
+                (True, middle, end, then, sigma, fresh),
             ):
-                last = to == end
                 alpha_to = alpha if last else level.alpha
                 kept = sigma_to / now.sigma[i]
                 weights = [kept, 0, alpha_to - kept * now.alpha[i]]
