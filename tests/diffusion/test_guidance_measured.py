@@ -137,7 +137,7 @@ def test_one_operator_for_each_example_is_one_operator_for_the_batch(x):
         options = {"noise": NOISE, "solver": (50, 1e-7)}
         each = method(denoise, schedule, operator(), y, **options)(x, t)
         close(method(denoise, schedule, whole, y, **options)(x, t), each, 1e-5)
-        same = method(denoise, schedule, operator(), y[1], **options)(x, t)  # one y for all
+        same = method(denoise, schedule, operator(), Y[1], **options)(x, t)  # one y for all, of NumPy
         close(same[1], each[1], 1e-5)
 
 

@@ -254,6 +254,7 @@ BOUNDS = {
         "moment_matching, heun": (0.5, 0.16),
         "pigdm, heun": (0.55, 0.14),
         "pigdm, ddpm": (0.45, 0.12),
+        "dps, ddpm": (0.4, 0.16),
         "diffpir": (0.48, 0.18),
         "replacement, ddpm": (0.6, 0.18),
         "repaint(10, 10), ddpm": (0.23, 0.1),
@@ -261,7 +262,7 @@ BOUNDS = {
     "2 sums of 3, noise 0.3": {
         "moment_matching, heun": (0.36, 0.22),
         "pigdm, ddpm": (0.24, 0.2),
-        "dps, ddpm": (0.32, 0.42),
+        "dps, ddpm": (0.22, 0.2),
         "diffpir": (0.3, 0.32),
     },
 }

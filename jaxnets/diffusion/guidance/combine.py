@@ -33,7 +33,7 @@ def classifier_free(
 
     Raises:
       ValueError: an interval that isn't increasing; `rescale` outside [0, 1]; when called without one of the conditions.
-    Source: Ho & Salimans (2022), eq. 6, arXiv:2207.12598; interval: Kynkäänniemi et al. (2024), eq. 5, arXiv:2404.07724;
+    Source: Ho & Salimans (2022), eq. 6, arXiv:2207.12598; interval: Kynkäänniemi et al. (2024), arXiv:2404.07724;
       rescale: Lin et al. (2024), eq. 14-16, of x_0 instead of v, arXiv:2305.08891.
     """
     _check_interval("classifier_free", interval)
@@ -63,7 +63,7 @@ def autoguidance(denoise: Callable, weak: Callable, scale: Any = 2.0, interval: 
 
     Raises:
       ValueError: an interval that isn't increasing.
-    Source: Karras et al. (2024), eq. 3, arXiv:2406.02507; interval as in `classifier_free`.
+    Source: Karras et al. (2024), section 4, arXiv:2406.02507; interval as in `classifier_free`.
     """
     _check_interval("autoguidance", interval)
 
@@ -87,7 +87,7 @@ def classifier(denoise: Callable, schedule: Schedule, log_prob: Callable, scale:
 
     Raises:
       ValueError: when called, if `log_prob` isn't a number or one per example.
-    Source: Dhariwal & Nichol (2021), section 4.1, arXiv:2105.05233.
+    Source: Dhariwal & Nichol (2021), section 4.2, arXiv:2105.05233.
     """
 
     def guided(x: PyTree, t: Any, **conditions: Any) -> PyTree:

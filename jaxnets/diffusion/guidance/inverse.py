@@ -32,7 +32,7 @@ def dps(
 
     Raises:
       ValueError: `noise` negative; y or x of another shape than the operator's.
-    Source: Chung et al. (2023), eq. 10 and algorithm 1, arXiv:2209.14687.
+    Source: Chung et al. (2023), algorithm 1, arXiv:2209.14687.
     """
     is_linear = isinstance(operator, linear.Operator)
     if is_linear:
@@ -76,7 +76,7 @@ def pigdm(
 
     Raises:
       ValueError: `noise` negative; `data_std` not positive; y or x of another shape than the operator's.
-    Source: Song et al. (2023), eq. 7-8, Pseudoinverse-guided diffusion models for inverse problems, ICLR.
+    Source: Song et al. (2023), section 3, Pseudoinverse-guided diffusion models for inverse problems, ICLR.
     """
     measured.check("pigdm", operator, y, noise)
     if isinstance(data_std, int | float) and not data_std > 0:
@@ -114,7 +114,7 @@ def moment_matching(
 
     Raises:
       ValueError: `noise` negative; y or x of another shape than the operator's.
-    Source: Boys et al. (2023), eq. 7-9, arXiv:2310.06721; Finzi et al. (2023), eq. 8, arXiv:2306.07526.
+    Source: Boys et al. (2023), arXiv:2310.06721; Finzi et al. (2023), arXiv:2306.07526.
     """
     measured.check("moment_matching", operator, y, noise)
 

@@ -144,7 +144,7 @@ def diffpir(
 
     Raises:
       ValueError: `noise` negative; `weight` not positive; `zeta` outside [0, 1]; y or x of another shape than the operator's.
-    Source: Zhu et al. (2023), eq. 12-15 and algorithm 1, arXiv:2305.08995.
+    Source: Zhu et al. (2023), algorithm 1, arXiv:2305.08995.
     """
     measured.check("diffpir", operator, y, noise)
     if not weight > 0:
