@@ -112,7 +112,7 @@ def log_likelihood(
     return Likelihood(log_prior + gained.mean(0), error)
 
 
-def flow_grid(steps: int = 100, *, smallest: float = 1e-3, largest: float = 1e4, center: float = 0.5) -> Grid:
+def flow_grid(steps: int = 100, *, smallest: int | float = 1e-3, largest: int | float = 1e4, center: int | float = 0.5) -> Grid:
     """Ratios from `largest` to `smallest`, even in `asinh(log(ρ / center) / 2)`: dense where data and noise are of one size.
 
     For `log_likelihood`: of a mixture of Gaussians 20 times as exact as a grid even in log ρ, by the same number of steps.
@@ -127,7 +127,7 @@ def flow_grid(steps: int = 100, *, smallest: float = 1e-3, largest: float = 1e4,
     return Grid(_spread, steps + 1, (smallest, largest, center))
 
 
-def _spread(schedule: Schedule, points: int, smallest: float, largest: float, center: float) -> np.ndarray:
+def _spread(schedule: Schedule, points: int, smallest: int | float, largest: int | float, center: int | float) -> np.ndarray:
     largest = min(largest, float(schedule.ratio(schedule.end)))
     low, high = (math.asinh(math.log(bound / center) / 2) for bound in (smallest, largest))
     return schedule.time(center * np.exp(2 * np.sinh(np.linspace(high, low, points))))
@@ -180,7 +180,9 @@ def variational_bound(
     return Bound(prior, diffusion, nll.sum(tuple(range(1, x.ndim))))
 
 
-def bits_per_dimension(log_p: Float[Array, "*shape"], dimensions: int, *, bin_width: float = 2 / 256) -> Float[Array, "*shape"]:
+def bits_per_dimension(
+    log_p: Float[Array, "*shape"], dimensions: int, *, bin_width: int | float = 2 / 256
+) -> Float[Array, "*shape"]:
     """`-log2` of the probability of a bin, per dimension, from the log-density in nats of data with noise over the bins.
 
     For a probability, such as `-Bound.total` with levels, `bin_width=1`.

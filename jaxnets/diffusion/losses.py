@@ -41,7 +41,7 @@ def low_discrepancy() -> Times:
     return _low_discrepancy
 
 
-def log_normal(mean: float = -1.2, std: float = 1.2) -> Times:
+def log_normal(mean: int | float = -1.2, std: int | float = 1.2) -> Times:
     """`log(σ / α) ~ N(mean, std²)`, at most the schedule's largest. Source: Karras et al. (2022), table 1, arXiv:2206.00364."""
     _positive("log_normal", "std", std)
 
@@ -53,7 +53,7 @@ def log_normal(mean: float = -1.2, std: float = 1.2) -> Times:
     return draw
 
 
-def logit_normal(mean: float = 0.0, std: float = 1.0) -> Times:
+def logit_normal(mean: int | float = 0.0, std: int | float = 1.0) -> Times:
     """`logit(t / end) ~ N(mean, std²)`: few at the ends, where a flow is easy. Source: Esser et al. (2024), eq. 19."""
     _positive("logit_normal", "std", std)
 
@@ -93,7 +93,7 @@ def truncated_snr() -> Weight:
     return weight
 
 
-def min_snr(gamma: float = 5.0) -> Weight:
+def min_snr(gamma: int | float = 5.0) -> Weight:
     """`min(α² / σ², γ)`. Source: Hang et al. (2023), eq. 8, arXiv:2303.09556."""
     _positive("min_snr", "gamma", gamma)
 
@@ -103,7 +103,7 @@ def min_snr(gamma: float = 5.0) -> Weight:
     return weight
 
 
-def p2(k: float = 1.0, gamma: float = 1.0) -> Weight:
+def p2(k: int | float = 1.0, gamma: int | float = 1.0) -> Weight:
     """`r / (k + r)^γ` with `r = α² / σ²`: the error of epsilon, less where there is little noise.
 
     Source: Choi et al. (2022), eq. 8, arXiv:2204.00227.
@@ -116,7 +116,7 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weight:
     return weight
 
 
-def edm(data_std: float = parametrization.DATA_STD) -> Weight:
+def edm(data_std: int | float = parametrization.DATA_STD) -> Weight:
     """`α² / σ² + 1 / s²`: the plain error of EDM's preconditioned network. Source: Karras et al. (2022), table 1."""
     _positive("edm", "data_std", data_std)
 
@@ -126,7 +126,7 @@ def edm(data_std: float = parametrization.DATA_STD) -> Weight:
     return weight
 
 
-def sigmoid(bias: float = -3.0) -> Weight:
+def sigmoid(bias: int | float = -3.0) -> Weight:
     """The error of epsilon times `sigmoid(b - log(α² / σ²))`. Source: Kingma & Gao (2023), arXiv:2303.00848."""
 
     def weight(log_snr):
@@ -146,9 +146,9 @@ def denoising(
     weight: Weight | None = None,
     times: Times = _uniform,
     inputs: Mapping[str, str] = {},
-    unlabeled: float = 0.0,
-    self_conditioning: float = 0.0,
-    data_std: float = parametrization.DATA_STD,
+    unlabeled: int | float = 0.0,
+    self_conditioning: int | float = 0.0,
+    data_std: int | float = parametrization.DATA_STD,
 ) -> LossFn:
     """Mean squared error of a network's prediction for noisy data, `batch.x`, at drawn times.
 
@@ -204,11 +204,11 @@ def hybrid(
     prediction: str,
     *,
     steps: int | None = None,
-    bound: float = 0.001,
+    bound: int | float = 0.001,
     levels: int = 256,
     times: Times = _uniform,
     inputs: Mapping[str, str] = {},
-    unlabeled: float = 0.0,
+    unlabeled: int | float = 0.0,
 ) -> LossFn:
     """The plain loss, and `bound` times the variational bound, which teaches only the variance of each of the `steps`.
 
@@ -328,12 +328,12 @@ def _wide(x: PyTree) -> Any:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _positive(function: str, name: str, value: float) -> None:
+def _positive(function: str, name: str, value: int | float) -> None:
     if not value > 0:
         raise ValueError(f"{function}: {name} must be positive, got {value}.")
 
 
-def _shares(**shares: float) -> None:
+def _shares(**shares: int | float) -> None:
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise ValueError(f"denoising: {name} must be in [0, 1], got {share}.")

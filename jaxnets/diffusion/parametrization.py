@@ -65,7 +65,7 @@ def with_variance(network: Callable, schedule: Schedule, prediction: str, *, tim
     return denoise
 
 
-def from_denoiser(denoise: Callable, schedule: Schedule, prediction: str, *, data_std: float = DATA_STD) -> Callable:
+def from_denoiser(denoise: Callable, schedule: Schedule, prediction: str, *, data_std: int | float = DATA_STD) -> Callable:
     """The inverse of `to_denoiser`: `predict(x, t, **conditions)`, for instance the score of a denoiser."""
     check("from_denoiser", schedule, prediction)
 
@@ -76,14 +76,16 @@ def from_denoiser(denoise: Callable, schedule: Schedule, prediction: str, *, dat
     return predict
 
 
-def to_x0(output: PyTree, x: PyTree, t: Any, schedule: Schedule, prediction: str, *, data_std: float = DATA_STD) -> PyTree:
+def to_x0(
+    output: PyTree, x: PyTree, t: Any, schedule: Schedule, prediction: str, *, data_std: int | float = DATA_STD
+) -> PyTree:
     """The data that a prediction for the noisy `x` means."""
     check("to_x0", schedule, prediction)
     of_x, of_output = _coefficients(schedule, as_time(t, x), prediction, data_std)
     return combine(x, (of_x, x), (of_output, output))
 
 
-def from_x0(x0: PyTree, x: PyTree, t: Any, schedule: Schedule, prediction: str, *, data_std: float = DATA_STD) -> PyTree:
+def from_x0(x0: PyTree, x: PyTree, t: Any, schedule: Schedule, prediction: str, *, data_std: int | float = DATA_STD) -> PyTree:
     """The prediction that means the data `x0` of the noisy `x`."""
     check("from_x0", schedule, prediction)
     of_x, of_output = _coefficients(schedule, as_time(t, x), prediction, data_std)
@@ -108,7 +110,9 @@ def noisy(x0: PyTree, noise: PyTree, t: Any, schedule: Schedule) -> PyTree:
     return combine(x0, (level.alpha, x0), (level.sigma, noise))
 
 
-def target(x0: PyTree, noise: PyTree, t: Any, schedule: Schedule, prediction: str, *, data_std: float = DATA_STD) -> PyTree:
+def target(
+    x0: PyTree, noise: PyTree, t: Any, schedule: Schedule, prediction: str, *, data_std: int | float = DATA_STD
+) -> PyTree:
     """The prediction that is right for `noisy(x0, noise, t, schedule)`; no digits cancel at either end."""
     check("target", schedule, prediction)
     level = schedule(as_time(t, x0))
@@ -128,7 +132,9 @@ def target(x0: PyTree, noise: PyTree, t: Any, schedule: Schedule, prediction: st
     return combine(x0, (of_x0, x0), (of_noise, noise))
 
 
-def inputs(x: PyTree, t: Array, schedule: Schedule, prediction: str, *, data_std: float = DATA_STD) -> tuple[PyTree, Array]:
+def inputs(
+    x: PyTree, t: Array, schedule: Schedule, prediction: str, *, data_std: int | float = DATA_STD
+) -> tuple[PyTree, Array]:
     """What the network is shown of `(x, t)`: both as they are, but for "edm" scaled to unit variance and `log(σ / α) / 4`."""
     if prediction != "edm":
         return x, t
@@ -136,7 +142,7 @@ def inputs(x: PyTree, t: Array, schedule: Schedule, prediction: str, *, data_std
     return combine(x, (1 / jnp.hypot(level.sigma, level.alpha * data_std), x)), -level.log_snr / 8
 
 
-def x0_error(schedule: Schedule, t: Array, prediction: str, *, data_std: float = DATA_STD) -> Float[Array, "..."]:
+def x0_error(schedule: Schedule, t: Array, prediction: str, *, data_std: int | float = DATA_STD) -> Float[Array, "..."]:
     """`|x_0' - x_0|² / |prediction' - prediction|²`: what one error is in terms of the other, at each time."""
     _, of_output = _coefficients(schedule, t, prediction, data_std)
     return of_output**2
@@ -179,7 +185,7 @@ def check(function: str, schedule: Schedule, prediction: str) -> None:
         )
 
 
-def _coefficients(schedule: Schedule, t: Array, prediction: str, data_std: float) -> tuple[Array, Array]:
+def _coefficients(schedule: Schedule, t: Array, prediction: str, data_std: int | float) -> tuple[Array, Array]:
     """`(a, b)` with `x_0 = a x + b prediction`."""
     level = schedule(t)
     alpha, sigma = level.alpha, level.sigma

@@ -16,7 +16,7 @@ from jaxnets.diffusion.schedules import Schedule
 FEW = 15  # with fewer steps than this, the published samplers lower the order of the last ones
 
 
-def dpmpp_2s(eta: float = 0.0) -> Sampler:
+def dpmpp_2s(eta: int | float = 0.0) -> Sampler:
     """DPM-Solver++ (2S): each step evaluates at its beginning and in its middle (in λ), order 2.
 
     With `eta`, a step goes to less noise than asked for, and `eta` times the posterior's noise is added.
@@ -64,7 +64,7 @@ def dpmpp_2m(*, lower_final: bool = True) -> Sampler:
     return dpmpp_2m_sde(0.0, lower_final=lower_final)
 
 
-def dpmpp_2m_sde(eta: float = 1.0, *, lower_final: bool = True) -> Sampler:
+def dpmpp_2m_sde(eta: int | float = 1.0, *, lower_final: bool = True) -> Sampler:
     """`dpmpp_2m` for the reverse SDE: `eta` times its noise, integrated exactly over each step; 0 is `dpmpp_2m`.
 
     Raises:
@@ -198,7 +198,7 @@ def _uni_weights(now, then, steps, i, order, *, corrects) -> tuple[float, np.nda
     return kept, np.concatenate([[of_base], of_others])
 
 
-def _moments(signed: float, count: int) -> np.ndarray:
+def _moments(signed: int | float, count: int) -> np.ndarray:
     """`k! φ_{k+1}(-h) (-h) / (e^-h - 1)` for k = 1, 2, ...: b of the paper's equation for the weights."""
     values, phi, factorial = [], math.expm1(signed) / signed - 1, 1.0
     for k in range(1, count + 1):
@@ -208,7 +208,7 @@ def _moments(signed: float, count: int) -> np.ndarray:
     return np.array(values)
 
 
-def _remainders(h: float) -> tuple[float, float]:
+def _remainders(h: int | float) -> tuple[float, float]:
     """`∫ e^(s - h) s / h ds` and half of `∫ e^(s - h) (s / h)² ds` over [0, h], by series where the digits would cancel."""
     if h < 0.1:
         return (
@@ -218,13 +218,13 @@ def _remainders(h: float) -> tuple[float, float]:
     return math.expm1(-h) / h + 1, 0.5 - (math.expm1(-h) + h) / h**2
 
 
-def _first_order(now, then, i: int, h: float) -> tuple[float, float]:
+def _first_order(now, then, i: int, h: int | float) -> tuple[float, float]:
     """Weights of x and x_0 in a step of first order; in the second form exact where h is infinite."""
     kept = then.sigma[i] / now.sigma[i]
     return kept, -then.alpha[i] * math.expm1(-h) if math.isfinite(h) else then.alpha[i] - kept * now.alpha[i]
 
 
-def _middle(schedule: Schedule, start: float, end: float) -> np.float64:
+def _middle(schedule: Schedule, start: int | float, end: int | float) -> np.float64:
     """The time in the middle of two ratios, in λ; rounded, so that a denoiser sees the time of which the weights are made."""
     return np.float64(np.float32(schedule.time(math.sqrt(start * end))))
 
@@ -246,6 +246,6 @@ def _order(steps: list[float], i: int, order: int, lower_final: bool) -> int:
     return min(order, known, left)
 
 
-def _share(function: str, eta: float) -> None:
+def _share(function: str, eta: int | float) -> None:
     if not 0 <= eta <= 1:
         raise ValueError(f"{function}: eta must be in [0, 1], got {eta}.")

@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     first: tuple[float, float] = (1.0, 0.0)  # before all: x ← first · (x, ε)
 
 
-def plan_of(rows: Sequence[tuple], first: tuple[float, float] = (1.0, 0.0)) -> Plan:
+def plan_of(rows: Sequence[tuple], first: tuple[int | float, int | float] = (1.0, 0.0)) -> Plan:
     """The plan of rows `(t, t_next, memory, base, next, noise, whole)`."""
     t, t_next, memory, base, weights, noise, whole = (np.array(column) for column in zip(*rows, strict=True))
     return Plan(t, t_next, memory, base, weights, noise, whole, first)
@@ -152,7 +152,7 @@ def image_to_image(
     key: Key[Array, ""],
     image: PyTree,
     *,
-    strength: float = 0.6,
+    strength: int | float = 0.6,
     **conditions: Any,
 ) -> PyTree:
     """The data `image` noised, then sampled anew by the last `strength` share of the grid's steps.

@@ -41,7 +41,7 @@ def ddpm(variance: str = "small") -> Sampler:
     return Sampler(plan, _learned_init, _learned_step) if variance == "learned" else Sampler(plan)
 
 
-def ddim(eta: float = 0.0) -> Sampler:
+def ddim(eta: int | float = 0.0) -> Sampler:
     """`x_s = α_s x_0 + sqrt(σ_s² - d²) ε + d z`, with `d` the share `eta` of the posterior's deviation; 1 is `ddpm()`.
 
     Raises:
@@ -58,7 +58,7 @@ def ddim(eta: float = 0.0) -> Sampler:
     return Sampler(plan)
 
 
-def euler_ancestral(eta: float = 1.0) -> Sampler:
+def euler_ancestral(eta: int | float = 1.0) -> Sampler:
     """An Euler step in `x / α` over ρ to less noise than asked for, then fresh noise: the same as `ddim(eta)`.
 
     k-diffusion's `sample_euler_ancestral`: its step down to `ρ_s² - d²` is DDIM's formula.
@@ -66,7 +66,9 @@ def euler_ancestral(eta: float = 1.0) -> Sampler:
     return ddim(eta)
 
 
-def euler(churn: float = 0.0, *, between: tuple[float, float] = (0.0, math.inf), noise: float = 1.0) -> Sampler:
+def euler(
+    churn: int | float = 0.0, *, between: tuple[int | float, int | float] = (0.0, math.inf), noise: int | float = 1.0
+) -> Sampler:
     """Euler steps of the probability flow `d(x / α) / dρ = ε`: without churn DDIM.
 
     `churn` adds noise before each step where ρ lies in `between`: ρ grows by `min(churn / steps, √2 - 1)` of itself, by
@@ -75,7 +77,9 @@ def euler(churn: float = 0.0, *, between: tuple[float, float] = (0.0, math.inf),
     return _stochastic("euler", churn, between, noise, second_order=False)
 
 
-def heun(churn: float = 0.0, *, between: tuple[float, float] = (0.0, math.inf), noise: float = 1.0) -> Sampler:
+def heun(
+    churn: int | float = 0.0, *, between: tuple[int | float, int | float] = (0.0, math.inf), noise: int | float = 1.0
+) -> Sampler:
     """Heun's steps of the probability flow: the mean of the slopes at both ends of a step; churn as in `euler`.
 
     Steps to time 0, and from where nothing is left of the data (ρ infinite), are Euler's.
@@ -189,7 +193,7 @@ def _first_order(now: Level, then: Level, i: int, depth: int) -> tuple[np.ndarra
     return weights, np.array([0.0, 1.0])
 
 
-def _integrals(nodes: np.ndarray, end: float) -> np.ndarray:
+def _integrals(nodes: np.ndarray, end: int | float) -> np.ndarray:
     """`∫ L_j` from nodes[0] to `end`, of the Lagrange polynomials over the nodes."""
     origin, scale = nodes[0], end - nodes[0]
     places = (nodes - origin) / scale
@@ -197,7 +201,9 @@ def _integrals(nodes: np.ndarray, end: float) -> np.ndarray:
     return np.linalg.solve(places[None] ** powers[:, None], scale / (powers + 1))
 
 
-def _stochastic(name: str, churn: float, between: tuple[float, float], noise: float, *, second_order: bool) -> Sampler:
+def _stochastic(
+    name: str, churn: int | float, between: tuple[float, float], noise: int | float, *, second_order: bool
+) -> Sampler:
     if churn < 0 or noise < 0:
         raise ValueError(f"{name}: churn and noise must be at least 0, got {churn} and {noise}.")
 

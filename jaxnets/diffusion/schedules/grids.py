@@ -67,7 +67,7 @@ def leading(steps: int) -> Grid:
     return Grid(_leading, steps)
 
 
-def karras(steps: int, *, rho: float = 7.0, smallest: float = 0.002, largest: float = 80.0) -> Grid:
+def karras(steps: int, *, rho: int | float = 7.0, smallest: int | float = 0.002, largest: int | float = 80.0) -> Grid:
     """σ / α falls from `largest` to `smallest` linearly in its `rho`-th root. Source: Karras et al. (2022), eq. 5."""
     _bounds("karras", smallest, largest)
     if not rho > 0:
@@ -75,13 +75,13 @@ def karras(steps: int, *, rho: float = 7.0, smallest: float = 0.002, largest: fl
     return Grid(_karras, steps, (rho, smallest, largest))
 
 
-def exponential(steps: int, *, smallest: float = 0.002, largest: float = 80.0) -> Grid:
+def exponential(steps: int, *, smallest: int | float = 0.002, largest: int | float = 80.0) -> Grid:
     """σ / α falls from `largest` to `smallest` geometrically: evenly in log-SNR."""
     _bounds("exponential", smallest, largest)
     return Grid(_exponential, steps, (smallest, largest))
 
 
-def log_snr(steps: int, *, lowest: float = -8.8, highest: float = 12.4) -> Grid:
+def log_snr(steps: int, *, lowest: int | float = -8.8, highest: int | float = 12.4) -> Grid:
     """Evenly in log(α² / σ²) from `lowest` to `highest`: `exponential` by its other name, with the same bounds.
 
     Source: Lu et al. (2022), section 3.3, arXiv:2206.00927.
@@ -120,7 +120,7 @@ def _exponential(schedule, steps, smallest, largest):
     return schedule.time(np.geomspace(largest, smallest, steps))
 
 
-def _reached(schedule: Schedule, smallest: float, largest: float) -> tuple[float, float]:
+def _reached(schedule: Schedule, smallest: int | float, largest: int | float) -> tuple[float, float]:
     largest = min(largest, float(schedule.ratio(schedule.end)))
     if smallest >= largest:
         raise ValueError(f"Grid: smallest must be below the schedule's largest ratio {largest:g}, got {smallest:g}.")
@@ -133,7 +133,7 @@ def _whole(schedule: Schedule, steps: int, name: str) -> int:
     return schedule.steps
 
 
-def _bounds(function: str, smallest: float, largest: float) -> None:
+def _bounds(function: str, smallest: int | float, largest: int | float) -> None:
     if not 0 < smallest < largest:
         raise ValueError(f"{function}: expected 0 < smallest < largest, got {smallest} and {largest}.")
 

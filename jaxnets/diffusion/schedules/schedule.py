@@ -101,7 +101,7 @@ _FAMILIES = {"preserving": _preserving, "exploding": _exploding, "flow": _flow}
 # ---- continuous time ------------------------------------------------------------------------------------------------
 
 
-def linear(steps: int | None = None, *, first: float = 1e-4, last: float = 0.02) -> Schedule:
+def linear(steps: int | None = None, *, first: int | float = 1e-4, last: int | float = 0.02) -> Schedule:
     """The variance added per step grows linearly from `first` to `last` over 1,000 steps: a table if `steps`, else continuous.
 
     Other numbers of steps add as much in all. Continuous: `α² = exp(-∫β)` with `β(t) = 1000 (first + (last - first) t)`.
@@ -113,7 +113,7 @@ def linear(steps: int | None = None, *, first: float = 1e-4, last: float = 0.02)
     return Schedule(_linear, _linear_time, (1000 * first, 1000 * last), "preserving")
 
 
-def scaled_linear(steps: int | None = None, *, first: float = 8.5e-4, last: float = 0.012) -> Schedule:
+def scaled_linear(steps: int | None = None, *, first: int | float = 8.5e-4, last: int | float = 0.012) -> Schedule:
     """As `linear`, but the added variance's root grows linearly. Source: Rombach et al. (2022), arXiv:2112.10752."""
     _increasing("scaled_linear", first, last)
     if steps is not None:
@@ -122,7 +122,7 @@ def scaled_linear(steps: int | None = None, *, first: float = 8.5e-4, last: floa
     return Schedule(_scaled, _scaled_time, (math.sqrt(1000 * first), math.sqrt(1000 * last)), "preserving")
 
 
-def cosine(steps: int | None = None, *, offset: float = 0.008) -> Schedule:
+def cosine(steps: int | None = None, *, offset: int | float = 0.008) -> Schedule:
     """`α = cos((t + s) / (1 + s) π / 2)` divided by its value at 0, with the offset s; nothing is left of the data at the end.
 
     With `steps`, a table in which no step adds more than the variance 0.999, so that a little is left.
@@ -134,7 +134,9 @@ def cosine(steps: int | None = None, *, offset: float = 0.008) -> Schedule:
     return schedule if steps is None else _discretized(schedule, _count("cosine", steps))
 
 
-def sigmoid(steps: int | None = None, *, start: float = -3.0, end: float = 3.0, temperature: float = 1.0) -> Schedule:
+def sigmoid(
+    steps: int | None = None, *, start: int | float = -3.0, end: int | float = 3.0, temperature: int | float = 1.0
+) -> Schedule:
     """`α²` falls as a sigmoid of `(start + (end - start) t) / temperature`, stretched to go from 1 to 0.
 
     With `steps`, a table as that of `cosine`. Source: Jabri et al. (2023), algorithm 1 of the appendix, arXiv:2212.11972.
@@ -146,13 +148,13 @@ def sigmoid(steps: int | None = None, *, start: float = -3.0, end: float = 3.0, 
     return schedule if steps is None else _discretized(schedule, _count("sigmoid", steps))
 
 
-def edm(largest: float = 80.0) -> Schedule:
+def edm(largest: int | float = 80.0) -> Schedule:
     """`α = 1`, `σ = t`: the time is the noise itself, up to `largest`. Source: Karras et al. (2022), arXiv:2206.00364."""
     _increasing("edm", 0.0, largest, positive=False)
     return Schedule(_same, _same, (), "exploding", float(largest))
 
 
-def variance_exploding(smallest: float = 0.01, largest: float = 50.0) -> Schedule:
+def variance_exploding(smallest: int | float = 0.01, largest: int | float = 50.0) -> Schedule:
     """`α = 1`, `σ² = smallest² ((largest / smallest)^(2 t) - 1)`. Source: Song et al. (2021), eq. 29, arXiv:2011.13456."""
     _increasing("variance_exploding", smallest, largest)
     return Schedule(_exploding_ratio, _exploding_time, (smallest, math.log(largest / smallest)), "exploding")
@@ -163,7 +165,7 @@ def flow() -> Schedule:
     return Schedule(_flow_ratio, _flow_time, (), "flow")
 
 
-def shifted(schedule: Schedule, factor: float) -> Schedule:
+def shifted(schedule: Schedule, factor: int | float) -> Schedule:
     """The schedule with `factor` times the noise in relation to the data, at every time but the ends.
 
     Images of k times the side need about k times the ratio for the same loss of their large structures.
@@ -334,7 +336,7 @@ def _table_time(ratio, xp, content):
     return xp.where(ratio < first, ratio / first, between)
 
 
-def _discretized(schedule: Schedule, steps: int, largest: float = 0.999) -> Schedule:
+def _discretized(schedule: Schedule, steps: int, largest: int | float = 0.999) -> Schedule:
     alpha = schedule(np.arange(steps + 1) / steps).alpha ** 2
     return table(np.cumprod(1 - np.minimum(1 - alpha[1:] / alpha[:-1], largest)))
 
@@ -342,7 +344,7 @@ def _discretized(schedule: Schedule, steps: int, largest: float = 0.999) -> Sche
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
-def _increasing(function: str, low: float, high: float, *, positive: bool = True) -> None:
+def _increasing(function: str, low: int | float, high: int | float, *, positive: bool = True) -> None:
     if not low < high or (positive and low <= 0):
         raise ValueError(f"{function}: expected {'0 < ' if positive else ''}first < last, got {low} and {high}.")
 

@@ -1,0 +1,1 @@
+"""Generating images: how good samples are, and figures of how they come about."""
