@@ -71,7 +71,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "fashion": Config(data="fashion-mnist", network="unet", width=32, depth=1, epochs=4, batch=64, sheets=4),
+    "fashion": Config(data="fashion-mnist", network="unet", width=32, depth=1, epochs=4, batch=64, sheets=4, samples=400),
     "smoke": Config(width=8, depth=1, epochs=1, steps=2, sheets=1, samples=20, brief=True),
 }
 
@@ -216,7 +216,7 @@ class Generator:
 
 
 def draw_trajectories(run: Run, sample: Generator, params: Any, test: batches.Dataset, schedule: schedules.Schedule) -> None:
-    grid = schedules.karras(12)
+    grid = schedules.karras(10, smallest=0.05, largest=20)
     times = grid(schedule)
     x = jnp.asarray(test.x[:4])
     noise = jax.random.normal(sample.key, x.shape)
@@ -233,7 +233,7 @@ def draw_trajectories(run: Run, sample: Generator, params: Any, test: batches.Da
     draw = functools.partial(
         figures.draw_trajectories, forward, list(reverse[:-1]), list(guesses), ratios[::-1][:-1], ratios[:-1]
     )
-    run.figure("trajectories", draw, size=(9, 8.6), gallery=True)
+    run.figure("trajectories", draw, size=(9, 8), gallery=True)
 
 
 def quality(jury: judge.Judge, features: Any, made: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -34,7 +34,8 @@ is half the range over the seeds. The exact denoiser shows what is left for samp
 | diffpir | 0.210 ± 0.004 | 0.228 ± 0.012 |
 
 The means are off where the shares of the modes are: while there is much noise, the methods take what x leaves open for normal,
-and keep shares between those of prior and posterior; jumping back and forth, `repaint` mends most of that. `ddnm` takes y for
+and
+keep other shares than the posterior's; jumping back and forth, `repaint` mends most of that. `ddnm` takes y for
 exact. So in effect does `ddnm_plus` by this many steps: each takes the noise of y for new, though it is the same every time.
 """
 

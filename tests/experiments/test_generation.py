@@ -5,6 +5,7 @@ import pytest
 
 from experiments import diffusion
 from experiments.generation import figures, judge
+from experiments.harness.run import Run
 from jaxnets.data import batches
 
 
@@ -60,3 +61,14 @@ def test_a_sheet_has_its_images_row_by_row_with_white_gaps_and_ink_on_paper():
 def test_options_that_make_no_sense_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         diffusion.Config(**options)
+
+
+def test_images_outside_of_the_range_are_warned_of(monkeypatch, tmp_path, capsys):
+    x = np.linspace(0, 1.5, 4 * 64, dtype=np.float32).reshape(4, 8, 8, 1)
+    wide = batches.Dataset(x, np.arange(4, dtype=np.int32))
+    run = Run(tmp_path, name="diffusion")
+    for data, warned in ((wide, True), (batches.Dataset(x / 1.5, wide.y), False)):
+        monkeypatch.setattr(diffusion.images, "digits", lambda seed, data=data: (data, data))
+        train, _, _, _ = diffusion.load(diffusion.Config(), run)
+        np.testing.assert_allclose(train.x, 2 * data.x - 1)
+        assert ("images should lie in [-1, 1], these lie in [-1, 2]" in capsys.readouterr().out) == warned
