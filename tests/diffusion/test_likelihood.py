@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets.diffusion import likelihood, samplers, schedules
+from jaxnets.diffusion import likelihood, schedules
 from tests.diffusion import mixture
 
 MEANS = mixture.CENTERED
@@ -70,7 +70,10 @@ def test_the_prior_is_as_wide_as_it_is_said():
     with jax.disable_jit(False):
         np.testing.assert_allclose(value(prior_std=math.hypot(std, 2.0)), expected, rtol=0, atol=1e-6)
         # z = x / std is carried exactly: the prior at σ = 2 of hypot(σ, std) z, plus the logarithm of the growth.
-        ends, growth = x[:, 0] * math.hypot(2.0, std) / math.sqrt(variance), math.log(math.hypot(2.0, std) / math.sqrt(variance))
+        ends, growth = (
+            x[:, 0] * math.hypot(2.0, std) / math.sqrt(variance),
+            math.log(math.hypot(2.0, std) / math.sqrt(variance)),
+        )
         of_prior = -0.5 * (ends / 2) ** 2 - 0.5 * math.log(2 * math.pi) - math.log(2.0)
         np.testing.assert_allclose(value(), of_prior + growth, rtol=0, atol=1e-6)
 

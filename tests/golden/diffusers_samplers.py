@@ -1,11 +1,11 @@
 """Makes diffusers_samplers.npz: every x of diffusers' schedulers. Run: `python tests/golden/diffusers_samplers.py`.
 
-Made 2026-11-23 with diffusers 0.42.0 and torch 2.13.0 (CPU), float32. The denoiser is the closed form of a mixture of Gaussians;
-it is computed in float64 at the noise that the scheduler has at the step, for a Karras scheduler rounds the time that a network
-would be shown. x is that of a variance preserving process throughout: `x / sqrt(1 + ρ²)` of schedulers whose own is `x / α`.
+Made 2026-11-23 with diffusers 0.42.0 and torch 2.13.0 (CPU), float32; its LMS needs SciPy. The denoiser is the closed form of a
+mixture of Gaussians, in float64 at the noise that the scheduler has at the step: a Karras scheduler rounds the time that a
+network would be shown. x is that of a variance preserving process: `x / sqrt(1 + ρ²)` of schedulers whose own is `x / α`.
 
-Per case and number of steps: `ratios` are the ρ of the steps, of shape [steps], `x` is [steps + 1, 4, 2]. The second run, `exact`,
-has the scheduler's own coefficients computed in float64 of the same float32 tables: it tells whose rounding a difference is.
+Per case and number of steps: `ratios [steps]`, the ρ of the steps, and `x [steps + 1, 4, 2]`. The second run, `exact`, has the
+scheduler's own coefficients computed in float64 of the same float32 tables: it tells whose rounding a difference is.
 tests/diffusion/test_diffusers.py reads the cases and inputs from this file, and runs it live with other seeds.
 """
 

@@ -139,7 +139,8 @@ def encode(
     times = grid(schedule)[:-1][::-1]
     if len(times) < 2:
         raise ValueError(f"encode: grid must have at least 2 steps, got {len(times)}.")
-    if np.any(getattr(sampler.plan(schedule, times), "noise", 0)):
+    forwards = sampler.plan(schedule, times[::-1])  # in the other direction there is no posterior, so its noise is 0
+    if np.any(getattr(forwards, "noise", 0)) or forwards.first[1]:
         raise ValueError("encode: sampler must be deterministic, got one that adds noise.")
     return _run(sampler, denoise, schedule, times, None, None, x, None, trajectory, None, conditions)
 
