@@ -66,7 +66,7 @@ def draw_samplers(curves, floor, figure):
 
 def draw_guidance(scales, rows, sheets, columns, figure):
     """Class accuracy and Fréchet distance against the scale of guidance, and samples at some of the scales."""
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1))
+    above, below = figure.subfigures(2, 1, height_ratios=(1.3, 1))
     left, right = above.subplots(1, 2)
     left.plot(scales, [100 * row["class_accuracy"] for row in rows], marker="o")
     left.set(xlabel="guidance scale", ylabel="class accuracy (%)")
