@@ -128,10 +128,10 @@ def test_from_denoiser_is_the_inverse_of_to_denoiser(prediction, jit):
         return jnp.tanh(x) + shift
 
     predict = parametrization.from_denoiser(denoise, schedule, prediction)
-    if prediction == "edm":  # its network sees another x and time: undone here
-        network = lambda shown, seen, shift: predict(x, t, shift=shift)  # noqa: E731
-    else:
-        network = predict
+
+    def network(shown, seen, shift):  # that of edm sees another x and time: undone here
+        return predict(x, t, shift=shift) if prediction == "edm" else predict(shown, seen, shift=shift)
+
     again = jit(lambda x, t: parametrization.to_denoiser(network, schedule, prediction)(x, t, shift=0.5))(x, t)
     np.testing.assert_allclose(again, denoise(x, t, 0.5), rtol=1e-4, atol=1e-4)
 

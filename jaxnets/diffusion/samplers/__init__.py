@@ -8,8 +8,8 @@
 | `euler(churn)`, `heun(churn)` | 1, 2 | 1, 2 | added before a step |
 | `dpmpp_2s(eta)`, `dpmpp_2m`, `dpmpp_3m` | 2, 1, 1 | 2, 2, 2 or 3 | none but with `eta` |
 | `dpmpp_2m_sde(eta)` | 1 | 2 in the drift | `eta` times that of the SDE |
-| `unipc(order)` | 1 | order + 1 | none |
-| `lms(order)` | 1 | order | none |
+| `unipc(order)` | 1 | order + 1, 3 at most for its first step | none |
+| `lms(order)` | 1 | order; with ever more steps 2, for its first is Euler's | none |
 """
 
 from jaxnets.diffusion.samplers.exponential import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s, dpmpp_3m, unipc
