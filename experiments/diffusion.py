@@ -71,7 +71,9 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "fashion": Config(data="fashion-mnist", network="unet", width=32, depth=1, epochs=4, batch=64, sheets=4, samples=400),
+    "fashion": Config(
+        data="fashion-mnist", network="unet", width=24, depth=1, epochs=2, batch=64, sheets=3, samples=1000, brief=True
+    ),
     "smoke": Config(width=8, depth=1, epochs=1, steps=2, sheets=1, samples=20, brief=True),
 }
 
