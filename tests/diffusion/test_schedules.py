@@ -227,6 +227,7 @@ def test_a_shift_multiplies_the_ratio_at_every_time():
 def test_what_is_wrong_is_said(unchecked):
     for call, words in [
         (lambda: schedules.linear(0), "linear: steps must be at least 1, got 0"),
+        (lambda: schedules.linear(20), "linear: so few steps would add more noise than there is room for, got 20"),
         (lambda: schedules.linear(first=0.1, last=0.01), "linear: expected 0 < first < last, got 0.1 and 0.01"),
         (lambda: schedules.scaled_linear(first=-1.0), "scaled_linear: expected 0 < first < last"),
         (lambda: schedules.cosine(offset=1.0), r"cosine: offset must be in \[0, 1\), got 1.0"),

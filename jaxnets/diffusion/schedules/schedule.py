@@ -109,7 +109,7 @@ def linear(steps: int | None = None, *, first: int | float = 1e-4, last: int | f
     """
     _increasing("linear", first, last)
     if steps is not None:
-        return table(np.cumprod(1 - np.linspace(first, last, _count("linear", steps)) * 1000 / steps))
+        return _of_betas("linear", np.linspace(first, last, _count("linear", steps)) * 1000 / steps)
     return Schedule(_linear, _linear_time, (1000 * first, 1000 * last), "preserving")
 
 
@@ -118,7 +118,7 @@ def scaled_linear(steps: int | None = None, *, first: int | float = 8.5e-4, last
     _increasing("scaled_linear", first, last)
     if steps is not None:
         betas = np.linspace(math.sqrt(first), math.sqrt(last), _count("scaled_linear", steps)) ** 2
-        return table(np.cumprod(1 - betas * 1000 / steps))
+        return _of_betas("scaled_linear", betas * 1000 / steps)
     return Schedule(_scaled, _scaled_time, (math.sqrt(1000 * first), math.sqrt(1000 * last)), "preserving")
 
 
@@ -334,6 +334,12 @@ def _table_time(ratio, xp, content):
     between = xp.interp(xp.log(xp.maximum(ratio, first)), logs, xp.arange(1, len(finite) + 1, dtype=ratio.dtype))
     between = xp.where(xp.isinf(ratio), len(ratios), between)
     return xp.where(ratio < first, ratio / first, between)
+
+
+def _of_betas(function: str, betas: np.ndarray) -> Schedule:
+    if betas.max() >= 1:
+        raise ValueError(f"{function}: so few steps would add more noise than there is room for, got {len(betas)}.")
+    return table(np.cumprod(1 - betas))
 
 
 def _discretized(schedule: Schedule, steps: int, largest: int | float = 0.999) -> Schedule:
