@@ -53,12 +53,14 @@ class Config:
     guidance: float = 1.0  # scale in the sheets and scores; 1: none
     sheets: int = 5  # times that samples are drawn and scored during training
     samples: int = 2000  # images that are generated for each score, at most as many as training images
-    brief: bool = False  # compare fewer samplers and scales: a trial of everything in a minute
+    comparisons: bool = True  # compare samplers and scales of guidance
+    measured: int = 100  # held-out images of which bits per dimension are measured
+    brief: bool = False  # everything once and too short to mean anything: for trying out the experiment
     validate: bool = False  # measure on a fifth of the training data instead of the test data, to choose by
     seed: int = 0  # of the data's split and order, the initialization and all noise
 
     def __post_init__(self):
-        checks.positive(self, "width", "levels", "depth", "epochs", "batch", "lr", "steps", "sheets", "samples")
+        checks.positive(self, "width", "levels", "depth", "epochs", "batch", "lr", "steps", "sheets", "samples", "measured")
         checks.within(self, 0, 1, "dropout", "ema")
         checks.within(self, 0, math.inf, "weight_decay", "guidance")
         if not 0 <= self.unlabeled <= 1:
@@ -72,9 +74,9 @@ class Config:
 PRESETS = {
     "default": Config(),
     "fashion": Config(
-        data="fashion-mnist", network="unet", width=24, depth=1, epochs=2, batch=64, sheets=3, samples=1000, brief=True
+        data="fashion-mnist", network="unet", width=16, depth=1, epochs=2, sheets=3, samples=1000, comparisons=False, measured=8
     ),
-    "smoke": Config(width=8, depth=1, epochs=1, steps=2, sheets=1, samples=20, brief=True),
+    "smoke": Config(width=8, depth=1, epochs=1, steps=2, sheets=1, samples=20, measured=2, brief=True),
 }
 
 
@@ -132,13 +134,15 @@ def main(config: Config, run: Run) -> dict[str, float]:
     saved = checkpoint.Checkpointer(run.checkpoints, config=config)
     scores, sheet = {}, np.zeros((0, *shape))
     with saved, run.progress(total) as callback:
-        for part in range(config.sheets):
+        found = saved.latest_good(trained)
+        ends = [max(1, total * (part + 1) // config.sheets) for part in range(config.sheets)]
+        for end in (end for end in ends if found is None or end >= found[0]):
             fitted = loop.fit(
                 step,
                 trained,
                 train,
                 batch=config.batch,
-                steps=max(1, total * (part + 1) // config.sheets),
+                steps=end,
                 seed=config.seed,
                 evaluate=steps.make_eval_step(loss, ema=True),
                 test=test,
@@ -155,8 +159,9 @@ def main(config: Config, run: Run) -> dict[str, float]:
     draw_trajectories(run, sample, params, test, schedule)
     summary = {**scores, "judge_accuracy": jury.accuracy, "parameters": count}
     distance = functools.partial(quality, jury, jury.features(test.x))
-    summary |= compare_samplers(config, run, functools.partial(sample, params), distance, labels, scores["frechet_floor"])
-    if config.unlabeled:
+    if config.comparisons:
+        summary |= compare_samplers(config, run, functools.partial(sample, params), distance, labels, scores["frechet_floor"])
+    if config.comparisons and config.unlabeled:
         sweep_guidance(config, run, functools.partial(sample, params, *best), distance, labels, sheet_labels)
     inpaint(run, sample, params, test, config)
     draw_nearest(run, sheet, train)
@@ -199,6 +204,7 @@ class Generator:
     def __init__(self, denoise: Any, schedule: schedules.Schedule, shape: tuple[int, ...], seed: int):
         self.denoise, self.schedule, self.shape = denoise, schedule, shape
         self.key = jax.random.key(seed + 1)
+        self.compiled = {}  # a sheet after each part of the training is the same program
 
     def guided(self, params: Any, scale: float) -> Any:
         denoise = functools.partial(self.denoise, params)
@@ -210,7 +216,7 @@ class Generator:
                 sampler, self.guided(params, scale), self.schedule, grid, key, (len(label), *self.shape), label=label
             )
 
-        draw, made = jax.jit(draw), []
+        draw, made = self.compiled.setdefault((sampler, grid, scale), jax.jit(draw)), []
         for index, low in enumerate(range(0, len(labels), CHUNK)):
             some = jnp.asarray(labels[low : low + CHUNK])
             made.append(np.asarray(draw(params, jax.random.fold_in(self.key, index), some)))
@@ -304,7 +310,7 @@ def inpaint(run: Run, sample: Generator, params: Any, test: batches.Dataset, con
 
     methods: dict[str, Any] = {
         "replacement": (guidance.replacement(samplers.ddim(1.0), schedule, known, x), plain),
-        "RePaint": (guidance.repaint(samplers.ddim(1.0), schedule, known, x), plain),
+        "RePaint": (guidance.repaint(samplers.ddim(1.0), schedule, known, x, jump_length=min(10, config.steps)), plain),
         "ΠGDM": (samplers.heun(), posterior),
     }
     methods = dict(list(methods.items())[:1]) if config.brief else methods
@@ -324,8 +330,8 @@ def draw_nearest(run: Run, sheet: np.ndarray, train: batches.Dataset) -> None:
 
 
 def bits(sample: Generator, params: Any, test: batches.Dataset, levels: int, config: Config) -> dict[str, float]:
-    """Bits per dimension of held-out images: exact by the flow, of images with noise over their levels, and the bound."""
-    some = test[: min(len(test), 2 if config.brief else 100)]
+    """Bits per dimension of held-out images: by the flow, of images with noise over their levels, and the bound."""
+    some = test[: config.measured]
     x, label, dimensions = jnp.asarray(some.x), jnp.asarray(some.y), math.prod(some.x.shape[1:])
     for_flow, for_bound, for_levels = jax.random.split(sample.key, 3)
     spread = x + jax.random.uniform(for_levels, x.shape, minval=-1.0, maxval=1.0) / (levels - 1)
@@ -338,10 +344,12 @@ def bits(sample: Generator, params: Any, test: batches.Dataset, levels: int, con
         denoise = sample.guided(params, 1.0)
         flow = likelihood.log_likelihood(denoise, sample.schedule, spread, for_flow, grid=grid, probes=4, label=label)
         bound = likelihood.variational_bound(denoise, sample.schedule, chain, x, for_bound, levels=levels, label=label)
-        return flow.log_p.mean(), bound.total.mean()
+        # Of the mean over the images: what they differ by, random probes included.
+        return flow.log_p.mean(), flow.log_p.std() / math.sqrt(len(x)), bound.total.mean()
 
-    log_p, bound = measured(params)
+    log_p, error, bound = measured(params)
     return {
         "bits_per_dimension": float(likelihood.bits_per_dimension(log_p, dimensions, bin_width=2 / (levels - 1))),
+        "bits_standard_error": float(error / dimensions / math.log(2)),
         "bound_bits_per_dimension": float(likelihood.bits_per_dimension(-bound, dimensions, bin_width=1)),
     }

@@ -55,7 +55,8 @@ def train(images: batches.Dataset, held_out: batches.Dataset, classes: int, *, s
 def scores(judge: Judge, samples: Any, labels: Any, training: batches.Dataset, held_out: batches.Dataset) -> dict[str, float]:
     """Everything that is measured of conditional samples, as many as there are labels."""
     made, real, new = (judge.features(x) for x in (samples, training.x, held_out.x))
-    near = metrics.memorization(*(jnp.asarray(_flat(x[:LIMIT])) for x in (samples, training.x, held_out.x)))
+    # Copies are looked for in all training images.
+    near = metrics.memorization(*(jnp.asarray(_flat(x)) for x in (samples[:LIMIT], training.x, held_out.x[:LIMIT])))
     manifold = metrics.manifold_scores(new[:LIMIT], made[:LIMIT])
     floor = metrics.frechet(real[: len(made)], new)
     distance = metrics.frechet(made, new)
