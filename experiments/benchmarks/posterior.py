@@ -34,9 +34,9 @@ is half the range over the seeds. The exact denoiser shows what is left for samp
 | diffpir | 0.210 ± 0.004 | 0.228 ± 0.012 |
 
 The means are off where the shares of the modes are: while there is much noise, the methods take what x leaves open for normal,
-and
-keep other shares than the posterior's; jumping back and forth, `repaint` mends most of that. `ddnm` takes y for
-exact. So in effect does `ddnm_plus` by this many steps: each takes the noise of y for new, though it is the same every time.
+and keep other shares than the posterior's; jumping back and forth, `repaint` mends most of that. It and `replacement` know
+pixels only: not the second problem. `ddnm` takes y for exact. So in effect does `ddnm_plus` by this many steps: each takes the
+noise of y for new, though it is the same every time. `dps` is ours, weighted by the variance of y: no step length to be tuned.
 """
 
 import functools

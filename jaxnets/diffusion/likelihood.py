@@ -48,8 +48,9 @@ def log_likelihood(
 
     `d z / d log ρ = c² z - c denoise` of `z = c x / α` with `c = 1 / sqrt(1 + ρ²)`, in which little moves at either end, by the
     classical Runge-Kutta method over the `grid` (default: `flow_grid()`). Its 0 is left out: the density is that of data with
-    noise of the grid's last ratio. The divergence is exact (as many derivatives as x has elements), or estimated by so many
-    random `probes` of ±1 per example. At the first time x is taken for N(0, `prior_std`²): 1 if variance preserving, σ else.
+    noise of the grid's last ratio. The divergence is exact, by as many derivatives as x has elements: give `probes` for images,
+    and it is estimated by so many random signs per example. At the first time x is taken for N(0, `prior_std`²): 1 if
+    variance preserving, σ else.
 
     Raises:
       ValueError: `probes` below 1, or without a key; a grid of one step.

@@ -127,7 +127,10 @@ def edm(data_std: int | float = parametrization.DATA_STD) -> Weight:
 
 
 def sigmoid(bias: int | float = -3.0) -> Weight:
-    """The error of epsilon times `sigmoid(b - log(α² / σ²))`. Source: Kingma & Gao (2023), arXiv:2303.00848."""
+    """The error of epsilon times `sigmoid(b - log(α² / σ²))`.
+
+    Source: Kingma & Gao (2023), arXiv:2303.00848; b = -3: Hoogeboom et al. (2024), arXiv:2410.19324.
+    """
 
     def weight(log_snr):
         return math.exp(bias) * jax.nn.sigmoid(log_snr - bias)
@@ -221,6 +224,8 @@ def hybrid(
     Source: Nichol & Dhariwal (2021), eq. 15 and 16, arXiv:2102.09672.
     """
     parametrization.check("hybrid", schedule, prediction)
+    if prediction == "edm":
+        raise ValueError("hybrid: prediction must be one that scales no inputs, got 'edm'.")
     _shares(unlabeled=unlabeled)
     count = schedule.steps if steps is None else steps
     if count is None:
@@ -228,8 +233,9 @@ def hybrid(
 
     def loss_fn(params, carry, batch, key):
         x0, noise, t, conditions, call, _ = _prepared(apply, params, carry, batch, key, schedule, times, inputs, unlabeled)
-        t = jnp.ceil(t / schedule.end * count) / count * schedule.end
-        s = jnp.maximum(t - schedule.end / count, 0)
+        # Whole steps in float32: a product that should be whole may lie above by its rounding.
+        index = jnp.clip(jnp.ceil(t * (count / schedule.end) - 1e-3), 1, count)
+        t, s = index * (schedule.end / count), jnp.where(index > 1, (index - 1) * (schedule.end / count), 0)
         x = parametrization.noisy(x0, noise, t, schedule)
         output, carry_out = call(x, t, **conditions)
         if output.shape[-1] != 2 * x0.shape[-1]:

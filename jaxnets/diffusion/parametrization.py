@@ -23,6 +23,7 @@ from jaxnets.diffusion.schedules import Schedule
 from jaxnets.types import Array, Float, PyTree
 
 PREDICTIONS = ("x0", "epsilon", "v", "score", "velocity", "edm")
+LARGEST = 10.0  # log(σ / α) / 4 that a network of EDM is shown
 DATA_STD = 0.5  # s of EDM: the standard deviation of the data, Karras et al. (2022), table 1
 
 
@@ -51,11 +52,13 @@ def to_denoiser(
 
 
 def with_variance(network: Callable, schedule: Schedule, prediction: str, *, time: Callable | None = None) -> Callable:
-    """`(x0, v)` of a network with twice the channels, trained by `losses.hybrid`: for `samplers.ddpm("learned")`.
+    """`(x0, v)` of a network of arrays with twice the channels, trained by `losses.hybrid`: for `samplers.ddpm("learned")`.
 
-    For all else take `to_denoiser` of the first half. Raises as `to_denoiser`.
+    For all else take `to_denoiser` of the first half. Raises as `to_denoiser`, and for "edm".
     """
     check("with_variance", schedule, prediction)
+    if prediction == "edm":
+        raise ValueError("with_variance: prediction must be one that scales no inputs, got 'edm'.")
 
     def denoise(x: Array, t: Any, **conditions: Any) -> tuple[Array, Array]:
         t = as_time(t, x)
@@ -67,7 +70,7 @@ def with_variance(network: Callable, schedule: Schedule, prediction: str, *, tim
 
 def from_denoiser(denoise: Callable, schedule: Schedule, prediction: str, *, data_std: int | float = DATA_STD) -> Callable:
     """The inverse of `to_denoiser`: `predict(x, t, **conditions)`, for instance the score of a denoiser."""
-    check("from_denoiser", schedule, prediction)
+    check("from_denoiser", None, prediction)
 
     def predict(x: PyTree, t: Any, **conditions: Any) -> PyTree:
         t = as_time(t, x)
@@ -86,22 +89,22 @@ def to_x0(
 
 
 def from_x0(x0: PyTree, x: PyTree, t: Any, schedule: Schedule, prediction: str, *, data_std: int | float = DATA_STD) -> PyTree:
-    """The prediction that means the data `x0` of the noisy `x`."""
-    check("from_x0", schedule, prediction)
-    of_x, of_output = _coefficients(schedule, as_time(t, x), prediction, data_std)
-    return combine(x, (1 / of_output, x0), (-of_x / of_output, x))
+    """The prediction that means the data `x0` of the noisy `x`: at σ = 0 there is none but `x0`."""
+    check("from_x0", None, prediction)
+    if prediction == "x0":
+        return x0
+    level = schedule(as_time(t, x))
+    noise = combine(x, (1 / level.sigma, x), (-level.alpha / level.sigma, x0))
+    return target(x0, noise, t, schedule, prediction, data_std=data_std)
 
 
 def convert(
-    output: PyTree, x: PyTree, t: Any, schedule: Schedule, *, source: str, target: str, data_std: float = DATA_STD
+    output: PyTree, x: PyTree, t: Any, schedule: Schedule, *, source: str, target: str, data_std: int | float = DATA_STD
 ) -> PyTree:
     """The prediction `target` that says of the data what the prediction `source` does."""
     check("convert", schedule, source)
-    check("convert", schedule, target)
-    t = as_time(t, x)
-    a, b = _coefficients(schedule, t, source, data_std)
-    c, d = _coefficients(schedule, t, target, data_std)
-    return combine(x, ((a - c) / d, x), (b / d, output))
+    x0 = to_x0(output, x, t, schedule, source, data_std=data_std)
+    return from_x0(x0, x, t, schedule, target, data_std=data_std)
 
 
 def noisy(x0: PyTree, noise: PyTree, t: Any, schedule: Schedule) -> PyTree:
@@ -114,7 +117,7 @@ def target(
     x0: PyTree, noise: PyTree, t: Any, schedule: Schedule, prediction: str, *, data_std: int | float = DATA_STD
 ) -> PyTree:
     """The prediction that is right for `noisy(x0, noise, t, schedule)`; no digits cancel at either end."""
-    check("target", schedule, prediction)
+    check("target", None, prediction)
     level = schedule(as_time(t, x0))
     alpha, sigma = level.alpha, level.sigma
     zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
@@ -139,7 +142,8 @@ def inputs(
     if prediction != "edm":
         return x, t
     level = schedule(t)
-    return combine(x, (1 / jnp.hypot(level.sigma, level.alpha * data_std), x)), -level.log_snr / 8
+    shown = jnp.clip(-level.log_snr / 8, -LARGEST, LARGEST)  # finite at the ends, where nothing is left of one or the other
+    return combine(x, (1 / jnp.hypot(level.sigma, level.alpha * data_std), x)), shown
 
 
 def x0_error(schedule: Schedule, t: Array, prediction: str, *, data_std: int | float = DATA_STD) -> Float[Array, "..."]:
@@ -172,13 +176,13 @@ def expand(values: Array, like: Array) -> Array:
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 
-def check(function: str, schedule: Schedule, prediction: str) -> None:
-    """Raises where `prediction` is unknown, or says nothing of the data at the end of the schedule; `function` is who asks."""
+def check(function: str, schedule: Schedule | None, prediction: str) -> None:
+    """Raises where `prediction` is unknown, or says nothing of the data at the end of a schedule; `function` is who asks."""
     if prediction not in PREDICTIONS:
         close = difflib.get_close_matches(prediction, PREDICTIONS, cutoff=0.4)
         hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"expected one of {', '.join(PREDICTIONS)}."
         raise ValueError(f"{function}: no prediction {prediction!r}; {hint}")
-    if prediction in ("epsilon", "score") and schedule.reaches_noise:
+    if schedule is not None and prediction in ("epsilon", "score") and schedule.reaches_noise:
         raise ValueError(
             f"{function}: {prediction} says nothing of the data at the end of a schedule that leaves nothing of them (zero "
             "terminal SNR); predict v, x0 or velocity, or take a schedule such as linear() or cosine(1000)."

@@ -13,6 +13,7 @@ import optax
 import pytest
 from scipy import stats
 
+from jaxnets.data import batches
 from jaxnets.diffusion import losses, parametrization, schedules
 from jaxnets.training import state, steps
 
@@ -403,3 +404,25 @@ def test_what_is_wrong_is_said(unchecked):
     ]:
         with pytest.raises(ValueError, match=words):
             call()
+
+
+@pytest.mark.parametrize("count", [1000, 4000])
+def test_the_hybrid_loss_shows_every_step_of_a_table_as_it_was_drawn(count):
+    """In float32 a time over its end, times the count, may lie above a whole number."""
+    schedule, shown = schedules.linear(count), []
+
+    def apply(variables, x, t, **options):
+        shown.append(np.asarray(t))
+        return jnp.concatenate([x, x], -1), {}
+
+    def times(key, schedule, size):
+        return jnp.arange(1.0, size + 1)
+
+    loss = losses.hybrid(apply, schedule, "epsilon", times=times)
+    loss({}, {}, batches.Dataset(jnp.zeros((count, 1)), None), jax.random.key(0))
+    np.testing.assert_array_equal(shown[0], np.arange(1, count + 1))
+
+
+def test_the_hybrid_loss_takes_no_prediction_that_scales_its_inputs():
+    with pytest.raises(ValueError, match="got 'edm'"):
+        losses.hybrid(lambda *_: None, schedules.edm(), "edm", steps=10)

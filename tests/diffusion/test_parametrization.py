@@ -182,16 +182,30 @@ def test_epsilon_and_score_are_refused_where_nothing_is_left_of_the_data(uncheck
             schedule = SCHEDULES[name]
             for function, call in {
                 "to_denoiser": lambda s, p: parametrization.to_denoiser(network, s, p),
-                "from_denoiser": lambda s, p: parametrization.from_denoiser(network, s, p),
                 "with_variance": lambda s, p: parametrization.with_variance(network, s, p),
                 "to_x0": lambda s, p: parametrization.to_x0(x, x, 0.5, s, p),
-                "from_x0": lambda s, p: parametrization.from_x0(x, x, 0.5, s, p),
-                "target": lambda s, p: parametrization.target(x, x, 0.5, s, p),
-                "convert": lambda s, p: parametrization.convert(x, x, 0.5, s, source="v", target=p),
+                "convert": lambda s, p: parametrization.convert(x, x, 0.5, s, source=p, target="v"),
             }.items():
                 with pytest.raises(ValueError, match=f"{function}: {prediction} says nothing of the data at the end"):
                     call(schedule, prediction)
         parametrization.to_denoiser(apply, schedules.cosine(100), prediction)  # a little is left
+
+
+def test_noise_and_score_of_a_denoiser_are_finite_where_nothing_is_left_of_the_data():
+    """There `x = ε`: the noise is x itself and the score -x, whatever the data are taken for."""
+    x, schedule = jnp.array([[0.5, -2.0]]), schedules.cosine()
+    for prediction, expected in (("epsilon", x), ("score", -x)):
+        predict = parametrization.from_denoiser(lambda x, t: 0.1 * x, schedule, prediction)
+        np.testing.assert_allclose(predict(x, schedule.end), expected, rtol=1e-6)
+
+
+def test_what_a_network_of_edm_is_shown_is_finite_at_both_ends():
+    x = jnp.ones((2, 3))
+    for schedule in (schedules.cosine(), schedules.flow(), schedules.edm()):
+        for t in (0.0, schedule.end):
+            shown, seen = parametrization.inputs(x, parametrization.as_time(t, x), schedule, "edm")
+            assert jnp.isfinite(shown).all()
+            assert jnp.isfinite(seen)
 
 
 @pytest.mark.parametrize(

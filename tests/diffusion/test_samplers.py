@@ -304,14 +304,14 @@ def test_encoding_then_sampling_returns_the_data_by_the_samplers_order(name, ord
         for steps in (40, 80):
             grid = schedules.karras(steps, smallest=0.05, largest=20.0)
             level = FLOW(grid(FLOW)[-2])
-            start = jnp.asarray(data * float(level.alpha))  # where encode takes the data for x
+            start = jnp.asarray(data)
 
             @jax.jit
             def there_and_back(x, grid=grid):
                 noise = samplers.encode(ALL[name], denoiser(), FLOW, grid, x)
                 return samplers.sample(ALL[name], denoiser(), FLOW, grid, x=noise, trajectory=True)[1].x[-2]
 
-            errors.append(np.sqrt(np.mean((there_and_back(start) - start) ** 2)))
+            errors.append(np.sqrt(np.mean((there_and_back(start) / level.alpha - start) ** 2)))
     assert abs(np.log2(errors[0] / errors[1]) - order) < 0.25
     assert errors[1] < 0.05
 
@@ -382,3 +382,36 @@ def test_a_network_is_sampled_by_its_prediction():
         np.testing.assert_allclose(
             samplers.sample(ALL["dpmpp_2m"], denoise, schedule, GRID, x=start), expected, rtol=1e-4, atol=1e-4
         )
+
+
+def test_a_self_conditioned_network_sees_at_each_evaluation_what_it_said_at_the_one_before():
+    seen = []
+
+    def denoise(x, t, previous):
+        jax.debug.callback(lambda t, previous: seen.append((float(t), np.asarray(previous))), t, previous)
+        return denoiser()(x, t)
+
+    sampler = samplers.self_conditioned(ALL["heun"])
+    x, path = samplers.sample(sampler, denoise, FLOW, GRID, x=normal(0), trajectory=True)
+    jax.effects_barrier()
+    np.testing.assert_allclose(x, samplers.sample(ALL["heun"], denoiser(), FLOW, GRID, x=normal(0)), rtol=1e-5, atol=1e-6)
+    seen.sort(key=lambda pair: -pair[0])
+    np.testing.assert_array_equal(seen[0][1], 0)
+    np.testing.assert_allclose(seen[1][1], path.x0[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ddim", "heun", "lms", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "unipc"])
+def test_encoding_up_to_pure_noise_is_finite(name):
+    """Where nothing is left of the data, the step is of first order: exact, where ρ is infinite."""
+    sampler = samplers.lms() if name == "lms" else ALL[name]
+    noise = samplers.encode(sampler, denoiser(), FLOW, schedules.uniform(5), normal(0))
+    assert jnp.isfinite(noise).all()
+
+
+def test_encode_is_given_the_data_themselves():
+    """Of N(0, 1) data, by a flow: encoded and sampled again they come back but for the last, denoising step."""
+    denoise = lambda x, t: (1 - t) / ((1 - t) ** 2 + t**2) * x  # noqa: E731
+    grid = schedules.karras(60, smallest=0.002, largest=50.0)
+    x = jnp.array([[1.0], [-0.4]])
+    back = samplers.sample(ALL["heun"], denoise, FLOW, grid, x=samplers.encode(ALL["heun"], denoise, FLOW, grid, x))
+    np.testing.assert_allclose(back, x, rtol=2e-3)

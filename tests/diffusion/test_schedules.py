@@ -221,7 +221,7 @@ def test_a_shift_multiplies_the_ratio_at_every_time():
         np.testing.assert_allclose(moved(times).log_snr, schedule(times).log_snr - 2 * math.log(2.5), rtol=1e-9, atol=1e-12)
         assert moved.family == schedule.family
         assert moved.end == schedule.end
-        assert moved.steps == schedule.steps
+        assert moved.steps == schedule.steps == schedules.shifted(moved, 2.0).steps
 
 
 def test_what_is_wrong_is_said(unchecked):
@@ -245,3 +245,10 @@ def test_what_is_wrong_is_said(unchecked):
     ]:
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_the_time_of_a_small_ratio_keeps_its_digits_in_float32():
+    for schedule in (schedules.cosine(), schedules.cosine(offset=0.0), schedules.linear(), schedules.sigmoid()):
+        ratios = np.array([1e-4, 1e-3, 1e-2, 1.0, 30.0])
+        np.testing.assert_allclose(schedule.ratio(schedule.time(ratios)), ratios, rtol=1e-7)
+        np.testing.assert_allclose(schedule.time(jnp.float32(ratios)), schedule.time(ratios), rtol=2e-5)

@@ -1,10 +1,13 @@
 """What the diffusion experiment says of samples, where it can be wrong without a crash."""
 
+import json
+
 import numpy as np
 import pytest
 
 from experiments import diffusion
 from experiments.generation import figures, judge
+from experiments.harness import cli
 from experiments.harness.run import Run
 from jaxnets.data import batches
 
@@ -72,3 +75,12 @@ def test_images_outside_of_the_range_are_warned_of(monkeypatch, tmp_path, capsys
         train, _, _, _ = diffusion.load(diffusion.Config(), run)
         np.testing.assert_allclose(train.x, 2 * data.x - 1)
         assert ("images should lie in [-1, 1], these lie in [-1, 2]" in capsys.readouterr().out) == warned
+
+
+@pytest.mark.slow
+def test_a_finished_run_of_several_sheets_is_shown_again_and_not_trained_again(tmp_path):
+    command = ["diffusion", "--preset", "smoke", "--sheets", "2", "--no-comparisons", "--out", str(tmp_path / "run")]
+    assert cli.main(command) == 0
+    before = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert cli.main(command) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == pytest.approx(before, rel=1e-4)

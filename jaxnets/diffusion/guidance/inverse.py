@@ -54,7 +54,8 @@ def dps(
         pulled = back(descent)
         weight, size = combine.from_score(schedule, t), problem.squared_norm(problem.residual(wide))
         spread = jnp.maximum(weight * measured.dot(problem.batched, descent, pulled), 0) / jnp.where(size > 0, size, 1)
-        variance = jnp.maximum(noise**2 + spread, jnp.finfo(t.dtype).tiny)
+        # Where nothing is measured to be wrong, or can be moved, and y is exact: no correction instead of 0 / 0.
+        variance = jnp.maximum(noise**2 + spread, jnp.finfo(t.dtype).eps * jnp.maximum(weight, 1))
         return combine.add(x0, strength * weight / variance, pulled)
 
     return posterior

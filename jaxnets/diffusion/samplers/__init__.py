@@ -21,6 +21,7 @@ from jaxnets.diffusion.samplers.sample import (
     encode,
     image_to_image,
     sample,
+    self_conditioned,
 )
 from jaxnets.diffusion.samplers.steps import ddim, ddpm, euler, euler_ancestral, heun, lms
 
@@ -42,5 +43,6 @@ __all__ = [
     "image_to_image",
     "lms",
     "sample",
+    "self_conditioned",
     "unipc",
 ]

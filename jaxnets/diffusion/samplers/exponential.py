@@ -35,7 +35,7 @@ def dpmpp_2s(eta: int | float = 0.0) -> Sampler:
             sigma = math.sqrt(max(then.sigma[i] ** 2 - fresh**2, 0.0))
             alpha = then.alpha[i]
             start, end = times[i], times[i + 1]
-            if sigma == 0 or not math.isfinite(ratios[i]):
+            if sigma == 0 or not math.isfinite(ratios[i] + ratios[i + 1]):
                 kept = sigma / now.sigma[i]
                 rows.append((start, end, [0, 1], [0, 1, 0], [0, kept, alpha - kept * now.alpha[i]], fresh, True))
                 continue
@@ -78,10 +78,11 @@ def dpmpp_2m_sde(eta: int | float = 1.0, *, lower_final: bool = True) -> Sampler
         now, then, steps = *levels(schedule, times), _widths(schedule, times)
         rows = []
         for i, h in enumerate(steps):
-            total = (1 + eta) * h  # the noise shrinks what is kept of x once more
-            kept, gained = then.sigma[i] / now.sigma[i] * math.exp(-eta * h), -then.alpha[i] * math.expm1(-total)
             if math.isinf(h) and not eta:
                 kept, gained = _first_order(now, then, i, h)
+            else:  # the noise shrinks what is kept of x once more
+                kept = then.sigma[i] / now.sigma[i] * math.exp(-eta * h)
+                gained = -then.alpha[i] * math.expm1(-(1 + eta) * h)
             noise = then.sigma[i] * math.sqrt(-math.expm1(-2 * eta * h)) if eta else 0.0
             extrapolated = 0.0 if _order(steps, i, 2, lower_final and len(steps) < FEW) < 2 else gained * h / (2 * steps[i - 1])
             weights = [0, kept, gained + extrapolated, -extrapolated]

@@ -130,7 +130,8 @@ def encode(
 ) -> Any:
     """The noise from which `sample(..., x=noise)` makes the data `x`, by the same steps backwards (inversion).
 
-    Starts at the grid's last time before 0, where the noise isn't seen yet. Good to the sampler's order.
+    Starts from `α x` at the grid's last time before 0, as if it held its noise already; good to the sampler's order up to
+    there. The step of sampling that follows, to the denoiser's mean, has no inverse: let the last time be early.
 
     Raises:
       ValueError: a sampler that draws; a grid of one step.
@@ -142,7 +143,9 @@ def encode(
     forwards = sampler.plan(schedule, times[::-1])  # in the other direction there is no posterior, so its noise is 0
     if np.any(getattr(forwards, "noise", 0)) or forwards.first[1]:
         raise ValueError("encode: sampler must be deterministic, got one that adds noise.")
-    return _run(sampler, denoise, schedule, times, None, None, x, None, trajectory, None, conditions)
+    alpha = float(schedule(times[0]).alpha)
+    start = jax.tree.map(lambda leaf: (alpha * jnp.asarray(leaf)).astype(leaf.dtype), x)
+    return _run(sampler, denoise, schedule, times, None, None, start, None, trajectory, None, conditions)
 
 
 def image_to_image(
@@ -168,6 +171,35 @@ def image_to_image(
     start, key = jax.random.split(key)
     x = parametrization.noisy(image, gaussian(start, image), grid(schedule)[0], schedule)
     return sample(sampler, denoise, schedule, grid, key, x=x, **conditions)
+
+
+class Carried(NamedTuple):
+    """The state of a sampler, and the data predicted last."""
+
+    inner: Any
+    x0: PyTree
+
+    @property
+    def x(self) -> PyTree:
+        return self.inner.x
+
+
+def self_conditioned(sampler: Sampler) -> Sampler:
+    """The sampler for a network with self-conditioning: shows the denoiser as `previous` what it said last, zeros at first.
+
+    Source: Chen, Zhang & Hinton (2023), algorithm 2, arXiv:2208.04202.
+    """
+
+    def init(plan: Any, x: PyTree) -> Carried:
+        return Carried(sampler.init(plan, x), jax.tree.map(jnp.zeros_like, x))
+
+    def step(
+        plan: Any, denoise: Callable, state: Carried, row: Any, noise: Callable, **conditions: Any
+    ) -> tuple[Carried, PyTree]:
+        inner, x0 = sampler.step(plan, denoise, state.inner, row, noise, previous=state.x0, **conditions)
+        return Carried(inner, x0), x0
+
+    return Sampler(sampler.plan, init, step)
 
 
 def gaussian(key: Key[Array, ""], like: PyTree) -> PyTree:

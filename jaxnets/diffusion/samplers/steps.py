@@ -71,8 +71,10 @@ def euler(
 ) -> Sampler:
     """Euler steps of the probability flow `d(x / α) / dρ = ε`: without churn DDIM.
 
-    `churn` adds noise before each step where ρ lies in `between`: ρ grows by `min(churn / steps, √2 - 1)` of itself, by
-    `noise` times the deviation that this needs. Source: Karras et al. (2022), algorithm 2, arXiv:2206.00364.
+    `churn` adds noise before each step where ρ lies in `between`: ρ grows by `min(churn / steps, √2 - 1)` of itself, but not
+    beyond the schedule's end, by `noise` times the deviation that this needs.
+
+    Source: Karras et al. (2022), algorithm 2, arXiv:2206.00364.
     """
     return _stochastic("euler", churn, between, noise, second_order=False)
 
@@ -107,7 +109,7 @@ def lms(order: int = 4) -> Sampler:
             known = min(i + 1, order)
             nodes = ratios[i::-1][:known]
             nodes = nodes[np.isfinite(nodes)]
-            if len(nodes) == 0 or then.sigma[i] == 0:
+            if len(nodes) == 0 or then.sigma[i] == 0 or not np.isfinite(ratios[i + 1]):
                 weights[i], memory[i] = _first_order(now, then, i, order)
                 continue
             weights[i, 1] = then.alpha[i] / now.alpha[i]
@@ -230,7 +232,7 @@ def _stochastic(
             scale, deviation = (scales[i + 1], added[i + 1]) if i + 1 < steps else (1.0, 0.0)
             start, end = starts[i], times[i + 1]
             whole = starts[i + 1] if i + 1 < steps else end
-            if not second_order or then.sigma[i] == 0 or not np.isfinite(raised[i]):
+            if not second_order or then.sigma[i] == 0 or not np.isfinite(raised[i] + ratios[i + 1]):
                 weights, memory = _first_order(now, then, i, 2)
                 rows.append((start, whole, memory, [0, 1, 0, 0], scale * weights, deviation, True))
                 continue

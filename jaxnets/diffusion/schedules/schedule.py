@@ -62,8 +62,9 @@ class Schedule:
     @property
     def steps(self) -> int | None:
         """How many steps of noise a table has; None in continuous time."""
-        inner = self.options[0] if self.of_time is _shifted else self
-        return int(inner.end) if inner.of_time is _table else None
+        if self.of_time is _shifted:
+            return self.options[0].steps
+        return int(self.end) if self.of_time is _table else None
 
     @property
     def reaches_noise(self) -> bool:
@@ -220,8 +221,12 @@ def _cosine(t, xp, offset):
 
 def _cosine_time(ratio, xp, offset):
     quarter = math.pi / 2 / (1 + offset)
-    start = quarter * offset
-    return xp.arctan2(xp.hypot(ratio, math.sin(start)), math.cos(start) + 0 * xp.minimum(ratio, 1)) / quarter - offset
+    low, left = math.sin(quarter * offset), math.cos(quarter * offset)
+    # tan(θ) = hypot(ρ, low) / left of the angle θ at time t; its difference from the angle at 0 by the tangents' theorem
+    finite = xp.minimum(ratio, 1e15)
+    width = xp.hypot(finite, low)
+    above = finite * (finite / xp.where(width + low > 0, width + low, 1)) / left
+    return xp.where(xp.isinf(ratio), 1.0, xp.arctan2(above, 1 + width * (low / left**2)) / quarter)
 
 
 def _sigmoid(t, xp, start, end):
@@ -231,12 +236,10 @@ def _sigmoid(t, xp, start, end):
 
 
 def _sigmoid_time(ratio, xp, start, end):
-    low, high = 1 / (1 + math.exp(-start)), 1 / (1 + math.exp(-end))
-    left = 1 / (1 + ratio * ratio)
-    right = 1 / (1 + (1 / ratio) ** 2)
-    # sigmoid = low left + high right, and its complement likewise: the logit keeps its digits at both ends
-    logit = xp.log(low * left + high * right) - xp.log((1 - low) * left + (1 - high) * right)
-    return (logit - start) / (end - start)
+    span = (end - start) / 2
+    shape = math.cosh(end / 2) / math.cosh(start / 2)
+    # sinh(span (1 - t)) by the addition theorem, solved for tanh(span t)
+    return xp.arctanh(math.sinh(span) / (shape / (ratio * ratio) + math.cosh(span))) / span
 
 
 def _same(value, xp):
@@ -296,7 +299,7 @@ def table(alpha_squared: Any) -> Schedule:
     """The schedule of a published table: `α²` (alphas_cumprod) after 1, 2, ... N steps of noise, decreasing inside (0, 1).
 
     Times are numbers of steps, 0 to N; a network that was trained on indices 0 to N - 1 wants `t - 1` (`time=`
-    of `to_denoiser`). Between whole steps log(σ / α) is linear, as σ is before the first. The last value may be 0.
+    of `to_denoiser`). Between whole steps log(σ / α) is linear, as σ / α is before the first. The last value may be 0.
 
     Raises:
       ValueError: not a decreasing list of such numbers.
