@@ -1,4 +1,11 @@
-"""Diffusion models of digits or Fashion-MNIST: samples, samplers compared, guidance, inpainting, and how good it all is."""
+"""Diffusion models of digits or Fashion-MNIST: samples, samplers compared, guidance, inpainting, and how good it all is.
+
+Measured 2026-11-23, jax 0.12, one CPU core beside other work, seed 0: samples of the 8x8 digits are of the class asked for in
+99.0 % (without guidance, by a classifier that is right about 99.4 % of real ones), their Fréchet distance to the held-out
+images is 2.5 times that of the training images, 0.94 times as far from the nearest training image as held-out ones are, no
+copies; 20 steps of 2M 0.41, 200 of DDPM 0.45; 2.54 bits per dimension by the flow, the bound 2.52. Settings were chosen on a
+fifth of the training data.
+"""
 
 import dataclasses
 import functools
@@ -82,6 +89,7 @@ PRESETS = {
 
 def main(config: Config, run: Run) -> dict[str, float]:
     train, test, names, levels = load(config, run)
+    gallery = config.data == "digits"  # README shows of other data only the sheet
     schedule, shape = SCHEDULES[config.schedule](), train.x.shape[1:]
     model = network(config, len(names))
     per_epoch = batches.steps_per_epoch(len(train), config.batch)
@@ -128,7 +136,8 @@ def main(config: Config, run: Run) -> dict[str, float]:
         sheet = sample(params, *best, sheet_labels, scale=config.guidance)
         shown = [sheet[np.arange(len(sheet)).reshape(len(names), 8).T.ravel()]]
         title = f"epoch {row['epoch']:g}: Fréchet distance {scores['frechet']:.2f}"
-        run.figure("samples", functools.partial(figures.draw_sheet, shown, len(names), [title]), size=(6, 5.2), gallery=True)
+        drawn = functools.partial(figures.draw_sheet, shown, len(names), [title])
+        run.figure("samples" if gallery else f"samples_{config.network}", drawn, size=(6, 5.2), gallery=True)
         return scores, sheet
 
     saved = checkpoint.Checkpointer(run.checkpoints, config=config)
@@ -155,8 +164,8 @@ def main(config: Config, run: Run) -> dict[str, float]:
             trained, done = fitted.state, loop.position(fitted.state)
             scores, sheet = show(trained.ema, {"step": done, "epoch": done / per_epoch})
     params = trained.ema
-    run.figure("learning", functools.partial(figures.draw_learning, run.rows()), size=(8, 3), gallery=True)
-    draw_trajectories(run, sample, params, test, schedule)
+    run.figure("learning", functools.partial(figures.draw_learning, run.rows()), size=(8, 3), gallery=gallery)
+    draw_trajectories(run, sample, params, test, schedule, gallery)
     summary = {**scores, "judge_accuracy": jury.accuracy, "parameters": count}
     distance = functools.partial(quality, jury, jury.features(test.x))
     if config.comparisons:
@@ -223,7 +232,9 @@ class Generator:
         return np.clip(np.concatenate(made), -1, 1)
 
 
-def draw_trajectories(run: Run, sample: Generator, params: Any, test: batches.Dataset, schedule: schedules.Schedule) -> None:
+def draw_trajectories(
+    run: Run, sample: Generator, params: Any, test: batches.Dataset, schedule: schedules.Schedule, gallery: bool
+) -> None:
     grid = schedules.karras(10, smallest=0.05, largest=20)
     times = grid(schedule)
     x = jnp.asarray(test.x[:4])
@@ -241,7 +252,7 @@ def draw_trajectories(run: Run, sample: Generator, params: Any, test: batches.Da
     draw = functools.partial(
         figures.draw_trajectories, forward, list(reverse[:-1]), list(guesses), ratios[::-1][:-1], ratios[:-1]
     )
-    run.figure("trajectories", draw, size=(9, 8), gallery=True)
+    run.figure("trajectories", draw, size=(9, 8), gallery=gallery)
 
 
 def quality(jury: judge.Judge, features: Any, made: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -274,7 +285,9 @@ def compare_samplers(
         curves[name] = (evaluations, distances)
         for count, value in zip(evaluations, distances, strict=True):
             run.log({"kind": f"{name} by evaluations", "step": count, "frechet": value})
-    run.figure("samplers", functools.partial(figures.draw_samplers, curves, floor), size=(7, 4.2), gallery=True)
+    run.figure(
+        "samplers", functools.partial(figures.draw_samplers, curves, floor), size=(7, 4.2), gallery=config.data == "digits"
+    )
     if config.brief:
         return {}
     many = distance(sample(samplers.ddpm(), schedules.karras(200), labels), labels)["frechet"]
@@ -287,7 +300,12 @@ def sweep_guidance(config: Config, run: Run, sample: Any, distance: Any, labels:
     for index, (scale, row) in enumerate(zip(scales, rows, strict=True)):
         run.log({"kind": "guidance", "step": index, "scale": scale, **row})
     shown = {scale: sample(sheet_labels[::2], scale=scale) for scale in scales if scale in (0.0, 1.0, 2.0, 5.0)}
-    run.figure("guidance", functools.partial(figures.draw_guidance, scales, rows, shown, 8), size=(9, 4.8), gallery=True)
+    run.figure(
+        "guidance",
+        functools.partial(figures.draw_guidance, scales, rows, shown, 8),
+        size=(9, 4.8),
+        gallery=config.data == "digits",
+    )
 
 
 def inpaint(run: Run, sample: Generator, params: Any, test: batches.Dataset, config: Config) -> None:
@@ -317,7 +335,7 @@ def inpaint(run: Run, sample: Generator, params: Any, test: batches.Dataset, con
     rows = {"image": np.asarray(x), "known": np.where(known, x, 0.0)}
     for name, (sampler, correct) in methods.items():
         rows[name] = np.clip(np.asarray(jax.jit(functools.partial(draw, sampler, correct))(params)), -1, 1)
-    run.figure("inpainting", functools.partial(figures.draw_rows, rows), size=(8, 4.4), gallery=True)
+    run.figure("inpainting", functools.partial(figures.draw_rows, rows), size=(8, 4.4), gallery=config.data == "digits")
 
 
 def draw_nearest(run: Run, sheet: np.ndarray, train: batches.Dataset) -> None:
