@@ -16,7 +16,7 @@ from experiments.benchmarks import compare
 BATCH, SIZE = 16, 32
 WIDTHS, ATTENTION, DEPTH, HEAD_WIDTH, GROUPS = (48, 96, 128), (2,), 1, 64, 16
 # name: the kind of run, which `jaxnets_case` and `torch_case` know
-CASES = {"forward": "forward", "training step": "training"}
+CASES = {"U-Net, forward": "forward", "U-Net, training step": "training"}
 
 
 def arrays():
@@ -135,13 +135,19 @@ def torch_model():
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for facts in compete("experiments.benchmarks.diffusion", __doc__, CASES):
+        print(f"  {facts['parameters']:,} parameters, compiled in {facts['compiled']:.1f} s")
+
+
+def compete(module: str, doc: str, cases: dict[str, str]):
+    """Times each of a benchmark's cases beside diffusers in both layouts; yields what ours says of itself."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--torch-python", default=sys.executable, help="interpreter that has torch and diffusers")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--cores", type=int, default=2, help="for each side")
     parser.add_argument("--only", default="", help="cases whose names contain this")
     options = parser.parse_args()
-    for title, kind in CASES.items():
+    for title, kind in cases.items():
         if options.only not in title:
             continue
         plan = {
@@ -151,13 +157,12 @@ def main() -> None:
         }
         workers = {}
         for name, (python, case, more) in plan.items():
-            arguments = (kind, str(options.cores), *more)
-            workers[name] = compare.Worker("experiments.benchmarks.diffusion", case, python, arguments, options.cores)
+            workers[name] = compare.Worker(module, case, python, (kind, str(options.cores), *more), options.cores)
             assert workers[name].ready or name != "jaxnets"  # which waits: nobody compiles beside another
-        compare.report(f"U-Net, {title}", compare.alternate(workers, options.repeats), ours="jaxnets")
-        facts = workers["jaxnets"].facts or {}
-        print(f"  {facts['parameters']:,} parameters, compiled in {facts['compiled']:.1f} s")
-        assert len({worker.facts["parameters"] for worker in workers.values() if worker.facts}) == 1
+        compare.report(title, compare.alternate(workers, options.repeats), ours="jaxnets")
+        facts = [worker.facts for worker in workers.values() if worker.facts is not None]
+        assert len({str(each.get("parameters")) for each in facts}) == 1
+        yield facts[0]
         for worker in workers.values():
             worker.close()
 

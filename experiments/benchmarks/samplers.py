@@ -5,10 +5,7 @@ that of `experiments.benchmarks.diffusion`, untrained, of equal structure on bot
 which only scales its input: one image of 8x8 without noise (DDIM), 16 of 32x32 with noise at each step (DDPM).
 """
 
-import argparse
-import sys
-
-from experiments.benchmarks import compare, diffusion
+from experiments.benchmarks import diffusion
 
 CASES = {
     "50 steps of DDIM, U-Net, 16 images of 32x32": "unet",
@@ -85,28 +82,7 @@ def torch_case(kind, cores, layout):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--torch-python", default=sys.executable, help="interpreter that has torch and diffusers")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--cores", type=int, default=2, help="for each side")
-    parser.add_argument("--only", default="", help="cases whose names contain this")
-    options = parser.parse_args()
-    for title, kind in CASES.items():
-        if options.only not in title:
-            continue
-        plan = {
-            "jaxnets": (sys.executable, "jaxnets_case", ()),
-            "diffusers": (options.torch_python, "torch_case", ("contiguous_format",)),
-            "diffusers, channels last": (options.torch_python, "torch_case", ("channels_last",)),
-        }
-        workers = {}
-        for name, (python, case, more) in plan.items():
-            arguments = (kind, str(options.cores), *more)
-            workers[name] = compare.Worker("experiments.benchmarks.samplers", case, python, arguments, options.cores)
-            assert workers[name].ready or name != "jaxnets"  # which waits: nobody compiles beside another
-        compare.report(title, compare.alternate(workers, options.repeats), ours="jaxnets")
-        for worker in workers.values():
-            worker.close()
+    list(diffusion.compete("experiments.benchmarks.samplers", __doc__, CASES))
 
 
 if __name__ == "__main__":
