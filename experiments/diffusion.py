@@ -135,7 +135,7 @@ def main(config: Config, run: Run) -> dict[str, float]:
         run.log({"kind": "samples", **row, **scores})
         sheet = sample(params, *best, sheet_labels, scale=config.guidance)
         shown = [sheet[np.arange(len(sheet)).reshape(len(names), 8).T.ravel()]]
-        title = f"epoch {row['epoch']:g}: Fréchet distance {scores['frechet']:.2f}"
+        title = f"epoch {row['epoch']:.3g}: Fréchet distance {scores['frechet']:.2f}"
         drawn = functools.partial(figures.draw_sheet, shown, len(names), [title])
         run.figure("samples" if gallery else f"samples_{config.network}", drawn, size=(6, 5.2), gallery=True)
         return scores, sheet
