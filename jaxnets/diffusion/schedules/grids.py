@@ -121,7 +121,7 @@ def _exponential(schedule, steps, smallest, largest):
 
 
 def _reached(schedule: Schedule, smallest: int | float, largest: int | float) -> tuple[float, float]:
-    largest = min(largest, float(schedule.ratio(schedule.end)))
+    smallest, largest = float(smallest), min(float(largest), float(schedule.ratio(schedule.end)))
     if smallest >= largest:
         raise ValueError(f"Grid: smallest must be below the schedule's largest ratio {largest:g}, got {smallest:g}.")
     return smallest, largest
