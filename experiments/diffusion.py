@@ -51,7 +51,7 @@ class Config:
     prediction: Literal["x0", "epsilon", "v", "score", "velocity", "edm"] = "v"
     times: Literal["even", "log-normal", "logit-normal"] = "even"  # how times are drawn in training
     unlabeled: float = 0.1  # share of the training images that are shown without their class, for guidance
-    epochs: int = 320
+    epochs: int = 480
     batch: int = 64
     lr: float = 1e-3  # peak learning rate of AdamW: warm-up, then cosine to 0
     weight_decay: float = 0.0  # decoupled, on matrices only

@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -14,6 +15,7 @@ SOURCES = sorted((ROOT / "jaxnets").rglob("*.py"))
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in SOURCES]
 
 
+@(pytest.mark.slow if jax.config.jax_disable_jit else lambda test: test)  # an operation at a time they take minutes
 @pytest.mark.parametrize("index", range(len(re.findall("```python\n", README))))
 def test_readme_examples_run(index):
     code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[index]

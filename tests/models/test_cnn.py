@@ -298,6 +298,7 @@ def test_dropout_is_in_training_only(name, key):
     assert np.abs(one - other).max() > 0 or np.abs(one - calm).max() > 0
 
 
+@pytest.mark.slow
 def test_initializations_are_those_of_the_papers(key):
     params = compiled(cnn.LeNet5().init, key, images(1, 32, 32, 1))["params"]
     for name, fan_in in (("c1", 25), ("c5", 400), ("f6", 120)):

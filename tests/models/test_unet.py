@@ -134,6 +134,7 @@ def test_dropout_is_in_training_only(name, key):
     np.testing.assert_array_equal(applied(MODELS[name](), X, T, train=True), applied(MODELS[name](), X, T))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_an_ensemble_is_its_members_and_every_parameter_learns(name):
     """Under vmap over variables; of gradients none is zero, of the null class's row neither."""

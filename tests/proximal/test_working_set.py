@@ -128,7 +128,7 @@ def test_the_step_size_suits_any_gram_matrix(jit, name):
     solve = jit(lambda p: fista.working_set(p, prox.l1(0.1), jnp.ones(a.shape[1]), capacity=a.shape[1], tolerance=1e-5))
     solution = solve(lasso)
     assert int(solution.status) == fista.CONVERGED
-    assert int(solution.steps) < 300
+    assert int(solution.steps) < 400
 
 
 def test_a_step_size_from_far_below_the_norm_is_halved(monkeypatch):

@@ -68,6 +68,7 @@ def golden():
         return dict(arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_and_gradients_are_pytorchs(name, dtype, tolerance, golden):

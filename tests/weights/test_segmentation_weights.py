@@ -93,6 +93,7 @@ def test_a_small_pspnet_computes_what_semsegs_does(golden):
         assert_outputs(SMALL, small_variables(weights), image(0, 2, 3, 25, 33), golden, "pspnet_small", 1e-5)
 
 
+@pytest.mark.slow
 def test_a_training_step_of_pspnet_with_its_auxiliary_loss_is_pytorchs(golden):
     """Loss, gradients, updated parameters and running statistics, as norms and products with drawn directions."""
     weights = state_dict(golden, "pspnet_small")

@@ -133,6 +133,7 @@ class Batch:
     y: Any
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("x64", "tolerance"), [(False, 1e-4), (True, 1e-10)])
 def test_two_training_steps_are_torchs(golden, x64, tolerance):
     """Losses, all gradients of the first, and all weights and running statistics of ResNet-18 after each."""
