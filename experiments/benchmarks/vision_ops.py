@@ -28,8 +28,9 @@ on a quiet machine, batch 8 unless given):
   (10), 64 -> 128 with stride 2 at 56x56, batch 8, 11 (18); level at 64 channels, 56x56, and at 32 channels, 28x28. Only with
   the loop's body recomputed (else the copies of all images are made before the loop: 40 at 48 channels) and with the positions
   in one axis (three: 13). 1,024 positions together 22.
-- A U-Net's 3x3 of 96 to 256 channels at 16x16 and 8x8, batch 16, by minimal filtering: its gradient 520 ms and 19 s to compile,
-  610 ms and 10 s without (in one process, a slow hour): it begins at 8e8 multiplications, those of ResNet-18 at 8 images.
+- A U-Net's 3x3 of 96 to 256 channels at 16x16 and 8x8, batch 16, by minimal filtering: its gradient 580 ms and 19 s to compile,
+  700 ms and 10 s without (521, 22, 584 and 10 in another run; medians, a slow hour): it begins at 8e8 multiplications, those of
+  ResNet-18 at 8 images, for the compilation's sake. Whole networks of `vision.py` were not timed again with either change.
 - A fast form fused into its readers is computed anew by each of them: LeNet's gradient (batch 256) 46 ms, with barriers around
   the forms 14 ms. Timings of single operations don't show it.
 - Sum over all but the channels, as depthwise convolution's kernel gradient needs: 40 to 75 ms as a reduction, a product, or in
