@@ -39,6 +39,7 @@ class Config:
     smoothing: float = 0.0  # label smoothing
     shift: int = 2  # pixels by which a training image is moved at most
     flip: bool = False  # mirrors half of the training images
+    mirror: bool = False  # at the end, averages a test image's probabilities with those of its mirror image
     validate: bool = False  # measure on a tenth of the training data instead of the test data, to choose by
     seed: int = 0  # of the data's split and order, the initialization and the augmentation
 
@@ -107,9 +108,15 @@ def main(config: Config, run: Run) -> dict[str, float]:
         )
     variables = {"params": fitted.state.params, **fitted.state.carry}
     apply: Any = model.apply
-    predict = jax.jit(lambda x: jax.nn.log_softmax(apply(variables, x)))
+
+    @jax.jit
+    def predict(x):
+        views = [x, x[:, :, ::-1]] if config.mirror else [x]
+        each = jnp.stack([jax.nn.log_softmax(apply(variables, view)) for view in views])
+        return jax.nn.logsumexp(each, axis=0) - math.log(len(views))
+
     log_probabilities = np.concatenate([predict(x) for x in np.array_split(test.x, -(-len(test) // 500))])
-    accuracy = loop.evaluate(measure, fitted.state, test, batch=500)["accuracy"]
+    accuracy = np.mean(log_probabilities.argmax(-1) == test.y)
     run.figure("learning", functools.partial(classification.draw_learning, run.rows()), size=(8, 3), gallery=True)
     run.figure("mistakes", functools.partial(classification.draw_mistakes, test, log_probabilities, names), size=(8, 4.2))
     channels = train.x.shape[-1]

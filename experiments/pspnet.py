@@ -25,7 +25,7 @@ class Config(scenes.Config):
 
 PRESETS = {
     "default": Config(),
-    "camvid": Config(data="camvid", crop=128, batch=8, epochs=40, scale=(0.6, 1.5), color=0.3, balance=0.5, lr=0.05),
+    "camvid": Config(data="camvid", width=32, crop=128, batch=8, epochs=40, scale=(0.6, 1.5), color=0.3, balance=0.5, lr=0.05),
     "smoke": Config(images=4, width=4, crop=32, batch=2, epochs=1),
 }
 

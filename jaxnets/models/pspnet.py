@@ -37,6 +37,9 @@ class PyramidPooling(nn.Module):
 class PSPNet(nn.Module):
     """Pyramid pooling on a dilated backbone: `(logits, auxiliary logits)`, both of the image's height and width, any of them.
 
+    An image whose sides aren't multiples of the backbone's `stride` plus 1 is padded below and at the right with zeros, and the
+    logits are cropped: with `align_corners` they'd be drawn up to a stride beside what they are of.
+
     The backbone is a module with `features(image, train=)`: its last map is pooled over `bins` and fused by 3x3 convolution
     into `width` channels; the map before (stage 3 of a ResNet) gives the `auxiliary` logits for a second loss of weight 0.4
     in training, or None. In evaluation they cost nothing under jit if they aren't used.
@@ -81,11 +84,18 @@ class PSPNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Images, *, train: bool = False) -> tuple[LogitMaps, LogitMaps | None]:
+        height, width = image.shape[1:3]
+        if self.align_corners:  # the map's corners are the image's only where its sides are multiples of the stride plus 1
+            stride = getattr(self.backbone, "stride", 1)
+            image = jnp.pad(image, ((0, 0), (0, (1 - height) % stride), (0, (1 - width) % stride), (0, 0)))
         *_, before, x = self.backbone.features(image, train=train).values()
         x = PyramidPooling(self.bins, self.pooling, self.normalization, self.align_corners, name="pyramid")(x, train=train)
 
-        def logits(x, width, name):
-            head = fcn.Head(self.classes, width, self.dropout, drop_channels=True, normalization=self.normalization, name=name)
-            return ops.resize(head(x, train=train), (image.shape[1], image.shape[2]), align_corners=self.align_corners)
+        def logits(x, channels, name):
+            head = fcn.Head(
+                self.classes, channels, self.dropout, drop_channels=True, normalization=self.normalization, name=name
+            )
+            scores = ops.resize(head(x, train=train), (image.shape[1], image.shape[2]), align_corners=self.align_corners)
+            return scores[:, :height, :width]
 
         return logits(x, self.width, "head"), logits(before, self.auxiliary_width, "auxiliary_head") if self.auxiliary else None

@@ -172,9 +172,22 @@ class ResNet(nn.Module):
         require(self, wide, "group_width must be at least 64 / width: a channel for each group", self.group_width)
         require(self, 0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
         layers.require_kind(self, self.normalization)
-        strides = [(1 if self.stem == "cifar" else 4) * 2**i for i in range(len(self.depths))]
-        require(self, self.output_stride in (None, *strides), f"output_stride must be one of {strides}", self.output_stride)
+        require(
+            self,
+            self.output_stride in (None, *self._strides),
+            f"output_stride must be one of {self._strides}",
+            self.output_stride,
+        )
         super().__post_init__()
+
+    @property
+    def stride(self) -> int:
+        """Pixels from one position of the last map to the next; the first is at the image's first pixel."""
+        return self.output_stride or self._strides[-1]
+
+    @property
+    def _strides(self):
+        return [(1 if self.stem == "cifar" else 4) * 2**i for i in range(len(self.depths))]
 
     def setup(self):
         self.entry = Stem(self.stem, self.width, self.normalization, self.preactivation)

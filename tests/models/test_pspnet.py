@@ -44,6 +44,16 @@ def test_logits_have_the_images_size(variables):
         assert main.shape == auxiliary.shape == (2, *size, 3)
 
 
+def test_logits_of_a_cropped_image_are_where_the_wider_images_were(variables):
+    """Zeros beyond the border change nothing: the map's positions stay at multiples of 8 pixels, 17 being two of them and 1."""
+    model, x = TINY(BACKBONE(), 3), image(1, 17, 25)
+    for height, width in ((17, 25), (16, 20), (10, 18)):
+        black = x.at[:, height:].set(0).at[:, :, width:].set(0)
+        whole, cropped = model.apply(variables, black), model.apply(variables, x[:, :height, :width])
+        for expected, logits in zip(whole, cropped, strict=True):
+            assert_close(logits, expected[:, :height, :width], 1e-6)
+
+
 def test_logits_are_the_same_without_jit(variables):
     model, x = TINY(BACKBONE(), 3), image(1, 17, 23)
     with jax.disable_jit(False):
