@@ -9,7 +9,7 @@ quiet cores.
 import dataclasses
 import functools
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -107,14 +107,8 @@ def main(config: Config, run: Run) -> dict[str, float]:
             callback=callback,
         )
     variables = {"params": fitted.state.params, **fitted.state.carry}
-    apply: Any = model.apply
-
-    @jax.jit
-    def predict(x):
-        views = [x, x[:, :, ::-1]] if config.mirror else [x]
-        each = jnp.stack([jax.nn.log_softmax(apply(variables, view)) for view in views])
-        return jax.nn.logsumexp(each, axis=0) - math.log(len(views))
-
+    logits = functools.partial(model.apply, variables)
+    predict = jax.jit(functools.partial(classification.log_probabilities, logits, mirror=config.mirror))
     log_probabilities = np.concatenate([predict(x) for x in np.array_split(test.x, -(-len(test) // 500))])
     accuracy = np.mean(log_probabilities.argmax(-1) == test.y)
     run.figure("learning", functools.partial(classification.draw_learning, run.rows()), size=(8, 3), gallery=True)

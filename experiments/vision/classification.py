@@ -1,6 +1,7 @@
 """Classifying images: the data, curves, mistakes, and what a network looks at."""
 
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -22,6 +23,13 @@ def load(config: Any):
     if config.validate:
         train, test = batches.split(train, 0.1, seed=config.seed)
     return train, test, names
+
+
+def log_probabilities(logits, x, *, mirror: bool = False):
+    """Of each class; with `mirror`, of the mean of an image's probabilities and its mirror image's."""
+    views = [x, x[:, :, ::-1]] if mirror else [x]
+    each = jnp.stack([jax.nn.log_softmax(logits(view)) for view in views])
+    return jax.nn.logsumexp(each, axis=0) - math.log(len(views))
 
 
 def draw_learning(rows, figure):

@@ -1,6 +1,7 @@
 """What the experiments with images say about data: baselines, scores and figures that can be wrong without a crash."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +79,19 @@ def test_void_keeps_the_gray_image_under_the_overlay():
     drawn = overlays.overlaid(picture, labels, segmentation.colors(2))
     np.testing.assert_allclose(drawn[0, 1], picture[0, 1].mean())
     assert not np.allclose(drawn[0, 0], picture[0, 0].mean())
+
+
+def test_an_image_and_its_mirror_image_get_the_mean_of_their_probabilities():
+    rng = np.random.default_rng(0)
+    weights, x = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 3, 1, 4), (5, 2, 3, 1)))
+    one, both = (
+        functools.partial(classification.log_probabilities, lambda x: jnp.einsum("bhwc,hwck->bk", x, weights), mirror=mirror)
+        for mirror in (False, True)
+    )
+    mirrored = x[:, :, ::-1]
+    np.testing.assert_allclose(np.exp(one(x)).sum(-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(both(x)), (np.exp(one(x)) + np.exp(one(mirrored))) / 2, rtol=1e-5)
+    np.testing.assert_array_equal(both(x), both(mirrored))
 
 
 def test_saliency_of_a_linear_score_is_the_size_of_its_weights(key):
