@@ -1,14 +1,14 @@
 """PSPNet, and pyramid pooling beside other networks: mosaics of photographs, or CamVid and other folders.
 
-Measured 2026-11-23, jax 0.12, one CPU core, mosaics, lower halves of the photographs: mean IoU 0.838, 0.835 and 0.834 (seeds 0
-to 2), pixel accuracy 0.911, 0.908 and 0.909 in 13 minutes (FCN-8s 0.844, 0.834, 0.836 in 6; a pixel's logistic regression 0.30).
-On a part of the upper halves, seed 0: 0.902 (FCN-8s 0.903); without the padding to a size whose corners are the map's 0.891,
-and then with a learning rate of 0.03 at first 0.88; without dropout 0.897; of 1,600 mosaics for 8 epochs, 32 channels wide, FCN-8s
-had 0.873, and 0.850 when images were scaled, turned and colored too.
+Measured 2026-11-23, jax 0.12, one CPU core, mosaics, lower halves of the photographs: mean IoU 0.838, 0.835 and 0.834 (seeds
+0 to 2), pixel accuracy 0.911, 0.908 and 0.909 in 13 minutes (FCN-8s 0.844, 0.834, 0.836 in 6; a pixel's logistic regression
+0.30). On a part of the upper halves, seed 0: 0.902 (FCN-8s 0.903); without the padding to a size whose corners are the map's
+0.891, and then with a learning rate of 0.03 at first 0.88; without dropout 0.897. Of 1,600 mosaics for 8 epochs, 32 channels
+wide, FCN-8s had 0.873, and 0.850 when images were scaled, turned and colored too.
 
-CamVid, validation images (180x240, from scratch, `--preset camvid --data FOLDER`), before that padding, seed 0: two cores beside
-other work, jax 0.10.2, stopped after 18 of 40 epochs: mean IoU 0.504, pixel accuracy 0.849. In 16 epochs, one core, jax 0.12, 15
-minutes: 0.464, 0.814.
+CamVid, validation images (180x240, from scratch, `--preset camvid --data FOLDER`), before that padding, seed 0: two cores
+beside other work, jax 0.10.2, stopped after 18 of 40 epochs: mean IoU 0.504, pixel accuracy 0.849. In 16 epochs, one core, jax
+0.12, 15 minutes: 0.464, 0.814.
 """
 
 import dataclasses
