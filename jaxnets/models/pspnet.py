@@ -38,7 +38,8 @@ class PSPNet(nn.Module):
     """Pyramid pooling on a dilated backbone: `(logits, auxiliary logits)`, both of the image's height and width, any of them.
 
     An image whose sides aren't multiples of the backbone's `stride` plus 1 is padded below and at the right with zeros, and the
-    logits are cropped: with `align_corners` they'd be drawn up to a stride beside what they are of.
+    logits are cropped: with `align_corners` they'd be drawn up to a stride beside what they are of. A backbone without
+    `stride`, any but a ResNet, gets the image as it is.
 
     The backbone is a module with `features(image, train=)`: its last map is pooled over `bins` and fused by 3x3 convolution
     into `width` channels; the map before (stage 3 of a ResNet) gives the `auxiliary` logits for a second loss of weight 0.4
