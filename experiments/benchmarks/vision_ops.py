@@ -29,8 +29,8 @@ on a quiet machine, batch 8 unless given):
   the loop's body recomputed (else the copies of all images are made before the loop: 40 at 48 channels) and with the positions
   in one axis (three: 13). 1,024 positions together 22.
   On an AMD EPYC with AVX-512 (all lines above: an Intel Xeon) XLA's own is as fast or faster: 64 at 56x56, 17 and, with
-  other operations timed in between, 30 (12; batch 8), 48 at 32x32 5.5 and 8.1 (5.4, 5.8), 96 at 16x16 4.2 and 4.6 (4.7, 4.8). Minimal
-  filtering wins there from 96 channels too, at 16x16 4.1, 3.0, 3.9 (7.0, 4.8, 4.5).
+  other operations timed in between, 30 (12; batch 8), 48 at 32x32 5.5 and 8.1 (5.4, 5.8), 96 at 16x16 4.2 and 4.6 (4.7, 4.8).
+  Minimal filtering wins there from 96 channels too, at 16x16 4.1, 3.0, 3.9 (7.0, 4.8, 4.5).
 - A U-Net's 3x3 of 96 to 256 channels at 16x16 and 8x8, batch 16, by minimal filtering: its gradient 580 ms and 19 s to compile,
   700 ms and 10 s without (521, 22, 584 and 10 in another run; medians, a slow hour): it begins at 8e8 multiplications, those of
   ResNet-18 at 8 images, for the compilation's sake. Whole networks of `vision.py` were not timed again with either change.
