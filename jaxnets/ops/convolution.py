@@ -1,8 +1,7 @@
 """Convolution of images `batch height width channels` with kernels `rows columns inputs outputs`.
 
-On the CPU, XLA runs a plain convolution well, but falls to a scalar loop for depthwise and grouped ones and is slow at the
-gradient of most kernels. There they are products of matrices, shifted multiply-adds, dense blocks, or minimal filtering: see
-`formulation`.
+On the CPU, XLA runs a plain convolution well, but falls to a scalar loop for depthwise and grouped ones. There those are
+products of matrices, shifted multiply-adds or dense blocks, and 3x3 of many channels is minimal filtering: see `formulation`.
 """
 
 import functools
@@ -81,9 +80,7 @@ _convolve.defjvp(_convolve_jvp, symbolic_zeros=True)
 
 def formulation(image: tuple[int, ...], kernel: tuple[int, ...], window: Window, groups: int) -> Formulation:
     """The fastest on the CPU for these shapes; elsewhere the plain one. Measured: `experiments/benchmarks/vision_ops.py`."""
-    plain, shifted, product, by_images = (
-        functools.partial(f, window=window, groups=groups) for f in (_plain, _shifted, _product, _by_images)
-    )
+    plain, shifted, product = (functools.partial(f, window=window, groups=groups) for f in (_plain, _shifted, _product))
     places, channels, outputs = math.prod(window.size), image[3], kernel[3]
     positions = math.prod(window.outputs(image[1:3]))
     seen = image[0] * positions * places * channels  # numbers in the matrix of a product
@@ -95,14 +92,12 @@ def formulation(image: tuple[int, ...], kernel: tuple[int, ...], window: Window,
         form = product if positions <= 64 else functools.partial(_blocks, window=window, groups=groups)
         forms = Formulation(form, form, form)
     elif min(channels, outputs) >= 96 and image[0] * positions >= 512 and filters(image, window):
-        form = functools.partial(winograd, window=window)
         # A small one takes as long to compile as a large one, and gains less.
         heavy = seen * outputs >= 8e8 or window.dilation != (1, 1)
-        forms = Formulation(form, form, form) if heavy else Formulation(plain, plain, by_images)
+        form = functools.partial(winograd, window=window) if heavy else plain
+        forms = Formulation(form, form, form)
     elif places == 1 or (channels >= 128 and seen <= 2**22) or (channels >= 512 and positions <= 256):
         forms = Formulation(product, product, product)
-    elif min(channels, outputs) >= 32 and channels * outputs >= 2**11:
-        forms = Formulation(plain, plain, by_images)
     elif channels < 16:
         forms = Formulation(shifted if channels == 1 else plain, product, plain)
     else:
@@ -154,21 +149,6 @@ def _shifted(x, kernel, window, groups):
     if outputs > groups:
         seen = [jnp.repeat(s, outputs // groups, axis=-1) for s in seen]
     return sum(s * k[None, None] for s, k in zip(seen, kernels, strict=True))
-
-
-def _by_images(x, kernel, window, groups):
-    """Shifted products of some images at a time: the gradient of the kernel then sums over copies that stay in the cache."""
-    del groups  # one
-    positions = math.prod(window.outputs(x.shape[1:3]))
-    together = max(m for m in range(1, max(4096 // positions, 1) + 1) if x.shape[0] % m == 0)
-    places = list(kernel.reshape(-1, *kernel.shape[2:]))
-
-    @common.recomputed
-    def some(images, places):
-        return sum(common.dot(s, k) for s, k in zip(common.slices(images, window), places, strict=True))
-
-    y = lax.map(lambda images: some(images, places), x.reshape(-1, together, *x.shape[1:]))
-    return y.reshape(-1, *y.shape[2:])
 
 
 def _flipped(x, kernel, window, groups):
