@@ -54,9 +54,7 @@ class Config:
 PRESETS = {
     "default": Config(),
     "lenet": Config(data="fashion-mnist", epochs=24, lr=0.05, flip=True, shift=1),
-    "resnet": Config(
-        network="resnet", data="fashion-mnist", epochs=11, lr=0.2, smoothing=0.1, shift=0, flip=True, mirror=True
-    ),
+    "resnet": Config(network="resnet", data="fashion-mnist", epochs=11, lr=0.2, smoothing=0.1, shift=0, flip=True, mirror=True),
     "smoke": Config(network="resnet", width=4, epochs=1, shift=1),
 }
 

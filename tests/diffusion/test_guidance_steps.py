@@ -154,6 +154,37 @@ def test_the_noise_of_y_takes_the_place_of_that_of_a_step(key):
     assert 0.2 < left < 0.97  # so that the noise of y has a share that can be seen
 
 
+def test_each_row_of_dps_goes_its_length_down_the_gradient_of_the_misfit_from_where_the_sampler_went(jit, key):
+    length, steps = 0.3, 3
+    sampler = guidance.dps_steps(samplers.ddim(), operator(), jnp.asarray(Y, float), length=length)
+    x, seen = jit(lambda key: run(sampler, key, steps, trajectory=True))(key)
+    for i, t in enumerate(seen.t[:-1]):
+        now, then = SCHEDULE(t), SCHEDULE(seen.t[i + 1])
+        x0 = np.asarray(denoise(seen.x[i], t))
+        close(seen.x0[i], x0)
+        jacobian = np.asarray(denoise(jnp.eye(3), t))
+        misfit = x0 @ A.T - Y
+        gradient = (misfit / np.abs(misfit)) @ A @ jacobian.T
+        ddim = then.alpha * x0 + then.sigma * (seen.x[i] - now.alpha * x0) / now.sigma
+        close(seen.x[i + 1], ddim - length * gradient)
+    close(x, seen.x[-1])
+
+
+def test_dps_steps_take_any_function_and_stay_where_y_is_fitted(jit, key):
+    def radius(x):
+        return jnp.sqrt((x**2).sum(-1))
+
+    def misfit(sampler, y, key):
+        return jnp.linalg.norm(radius(run(sampler, key, 8)) - y)
+
+    y = jnp.full(2, 1.5)
+    fitted = jit(functools.partial(misfit, guidance.dps_steps(samplers.ddpm(), radius, y, length=0.3), y))(key)
+    assert fitted < jit(functools.partial(misfit, samplers.ddpm(), y))(key)
+    zeros = guidance.dps_steps(samplers.ddim(), lambda x: 0 * x, jnp.zeros((2, 3)))
+    both = jit(lambda key: (run(zeros, key, 2), run(samplers.ddim(), key, 2)))(key)
+    close(*both)
+
+
 def test_each_row_of_diffpir_minimizes_its_objective_and_goes_on_by_its_share_of_fresh_noise(jit, key):
     noise, weight, zeta, steps = 0.2, 3.0, 0.3, 3
     sampler = guidance.diffpir(operator(), jnp.asarray(Y, float), noise=noise, weight=weight, zeta=zeta, solver=(20, 1e-7))
@@ -176,6 +207,7 @@ SAMPLERS = {
     "replacement": lambda y: guidance.replacement(samplers.ddpm(), SCHEDULE, MASK, y),
     "repaint": lambda y: guidance.repaint(samplers.ddpm(), SCHEDULE, MASK, y, jump_length=1, resamples=2),
     "ddnm_plus": lambda y: guidance.ddnm_plus(samplers.ddpm(), operator(), y[:1]),
+    "dps_steps": lambda y: guidance.dps_steps(samplers.ddpm(), operator(), y[:1]),
     "diffpir": lambda y: guidance.diffpir(operator(), y[:1]),
 }
 
@@ -234,6 +266,13 @@ def test_vmap_over_y_is_one_after_the_other(jit, name, key):
         (lambda: guidance.ddnm_plus(samplers.ddpm(), operator(), KNOWN[:1], noise=-1), "ddnm_plus: noise must be at least 0"),
         (lambda: guidance.ddnm_plus(samplers.ddpm(), operator(), KNOWN[:1], noise=jnp.ones(())), "noise must be a number"),
         (lambda: guidance.ddnm_plus(samplers.ddpm(), operator(), KNOWN), "ddnm_plus: y must have the shape"),
+        (
+            lambda: guidance.dps_steps(samplers.heun(), operator(), KNOWN[:1]),
+            "dps_steps: sampler must be one evaluation per step",
+        ),
+        (lambda: guidance.dps_steps(samplers.ddpm(), operator(), KNOWN[:1], length=-1), "length must be at least 0, got -1"),
+        (lambda: guidance.dps_steps(samplers.ddpm(), operator(), KNOWN), "dps_steps: y must have the shape"),
+        (lambda: guidance.dps_steps(samplers.ddpm(), jnp.sum, KNOWN[:1]), r"dps_steps: y must have the shape of A\(x\), \(\)"),
         (lambda: guidance.diffpir(operator(), KNOWN[:1], noise=-0.1), "diffpir: noise must be at least 0"),
         (lambda: guidance.diffpir(operator(), KNOWN[:1], weight=0.0), "weight must be positive"),
         (lambda: guidance.diffpir(operator(), KNOWN[:1], zeta=1.5), r"zeta must be in \[0, 1\], got 1.5"),
@@ -255,6 +294,7 @@ BOUNDS = {
         "pigdm, heun": (0.55, 0.14),
         "pigdm, ddpm": (0.45, 0.12),
         "dps, ddpm": (0.4, 0.16),
+        "dps_steps, ddpm": (0.14, 0.17),
         "diffpir": (0.48, 0.18),
         "replacement, ddpm": (0.6, 0.18),
         "repaint(10, 10), ddpm": (0.23, 0.1),
@@ -263,6 +303,7 @@ BOUNDS = {
         "moment_matching, heun": (0.36, 0.22),
         "pigdm, ddpm": (0.24, 0.2),
         "dps, ddpm": (0.22, 0.2),
+        "dps_steps, ddpm": (0.2, 0.6),
         "diffpir": (0.3, 0.32),
     },
 }

@@ -9,6 +9,7 @@
 | `pigdm` | denoiser | differentiated once | normal data of covariance s² |
 | `moment_matching` | denoiser | differentiated at each step of a solver | normal data |
 | `dps` | denoiser | differentiated once | normal data, one number measured (A may be nonlinear) |
+| `dps_steps` | sampler | differentiated once | - (DPS as published: a step length to tune; A may be nonlinear) |
 | `ddnm` | denoiser | called | - (no noise) |
 | `ddnm_plus`, `diffpir` | sampler | called | - |
 | `replacement`, `repaint` | sampler | called, repaint: several times | - (known pixels, no noise) |
@@ -17,7 +18,7 @@
 
 from jaxnets.diffusion.guidance.combine import autoguidance, classifier, classifier_free, clip, dynamic_thresholding
 from jaxnets.diffusion.guidance.inverse import ddnm, dps, moment_matching, pigdm, plug_and_play
-from jaxnets.diffusion.guidance.steps import ddnm_plus, diffpir, repaint, replacement
+from jaxnets.diffusion.guidance.steps import ddnm_plus, diffpir, dps_steps, repaint, replacement
 
 __all__ = [
     "autoguidance",
@@ -28,6 +29,7 @@ __all__ = [
     "ddnm_plus",
     "diffpir",
     "dps",
+    "dps_steps",
     "dynamic_thresholding",
     "moment_matching",
     "pigdm",

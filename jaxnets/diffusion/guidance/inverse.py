@@ -9,14 +9,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxnets.diffusion import parametrization
 from jaxnets.diffusion.guidance import combine, measured
 from jaxnets.diffusion.schedules import Schedule
 from jaxnets.proximal import linear, prox
-from jaxnets.types import Array, PyTree
+from jaxnets.types import PyTree
 
 SOLVER = (100, 1e-5)
 
@@ -27,32 +26,25 @@ def dps(
     """`x_0 - strength σ² / α ∇_x |y - A(x_0)|² / (2 v)` with `v = noise² + σ² / α <d, (∂x_0/∂x)^T d> / |r|²`.
 
     Here `r = y - A(x_0)` and `d = (∂A/∂x_0)^T r`; v is the variance of y along r: of its noise, and of what x leaves open of
-    x_0. As published, steps have a length over `|r|` that is tuned to their number; this one needs no tuning, and with a single
-    number measured it is `moment_matching`. A may be any differentiable function of all of x, if it is no `linear.Operator`.
+    x_0. As published (`dps_steps`), steps have a length over `|r|` that is tuned to their number; this one needs no tuning, and
+    with a single number measured it is `moment_matching`. A may be any differentiable function of all of x, if it is no
+    `linear.Operator`.
 
     Raises:
       ValueError: `noise` negative; y or x of another shape than the operator's.
     Source: Chung et al. (2023), algorithm 1, arXiv:2209.14687.
     """
-    is_linear = isinstance(operator, linear.Operator)
-    if is_linear:
+    if isinstance(operator, linear.Operator):
         measured.check("dps", operator, y, noise)
     else:
         measured.check_noise("dps", noise)
 
     def posterior(x: PyTree, t: Any, **conditions: Any) -> PyTree:
         t = parametrization.as_time(t, x)
-        problem = measured.fit("dps", operator, y, x, t) if is_linear else _function(operator, y, x, t)
-
-        x0, back = _denoised(denoise, x, t, conditions)
-        wide = _wide(x0, t)
-
-        def fit(x0):
-            return -problem.squared_norm(problem.residual(x0)).sum() / 2
-
-        descent = jax.grad(fit)(wide)
-        pulled = back(descent)
-        weight, size = combine.from_score(schedule, t), problem.squared_norm(problem.residual(wide))
+        problem = measured.fit("dps", operator, y, x, t)
+        x0, back = measured.denoised(denoise, x, t, conditions)
+        descent, size = problem.descent(measured.wide(x0, t))
+        pulled, weight = back(descent), combine.from_score(schedule, t)
         spread = jnp.maximum(weight * measured.dot(problem.batched, descent, pulled), 0) / jnp.where(size > 0, size, 1)
         # Where nothing is measured to be wrong, or can be moved, and y is exact: no correction instead of 0 / 0.
         variance = jnp.maximum(noise**2 + spread, jnp.finfo(t.dtype).eps * jnp.maximum(weight, 1))
@@ -86,10 +78,10 @@ def pigdm(
     def posterior(x: PyTree, t: Any, **conditions: Any) -> PyTree:
         t = parametrization.as_time(t, x)
         problem = measured.fit("pigdm", operator, y, x, t)
-        x0, back = _denoised(denoise, x, t, conditions)
+        x0, back = measured.denoised(denoise, x, t, conditions)
         # Divided by r², which is 0 at time 0: the system is A A^H with a penalty, the factor σ² / (α r²).
         penalty = noise**2 * jnp.minimum(1 / data_std**2 + 1 / schedule.ratio(t) ** 2, 1 / jnp.finfo(t.dtype).eps ** 2)
-        pulled = problem.pull(_wide(x0, t), penalty, solver)
+        pulled = problem.pull(measured.wide(x0, t), penalty, solver)
         left = schedule(t).alpha > 0
         weight = jnp.where(left, combine.from_score(schedule, t) / data_std**2 + schedule(t).alpha, 0)
         return parametrization.combine(
@@ -122,14 +114,14 @@ def moment_matching(
     def posterior(x: PyTree, t: Any, **conditions: Any) -> PyTree:
         t = parametrization.as_time(t, x)
         problem = measured.fit("moment_matching", operator, y, x, t)
-        x0, back = _denoised(denoise, x, t, conditions)
+        x0, back = measured.denoised(denoise, x, t, conditions)
         weight = combine.from_score(schedule, t)
 
         def covariance(direction):
             return parametrization.combine(direction, (weight, back(direction)))
 
         penalty = jnp.broadcast_to(jnp.asarray(noise, t.dtype) ** 2, t.shape)
-        return combine.add(x0, jnp.ones_like(t), covariance(problem.pull(_wide(x0, t), penalty, solver, covariance)))
+        return combine.add(x0, jnp.ones_like(t), covariance(problem.pull(measured.wide(x0, t), penalty, solver, covariance)))
 
     return posterior
 
@@ -148,7 +140,7 @@ def ddnm(denoise: Callable, operator: linear.Operator, y: PyTree, *, solver: tup
     def projected(x: PyTree, t: Any, **conditions: Any) -> PyTree:
         t = parametrization.as_time(t, x)
         x0 = denoise(x, t, **conditions)
-        pulled = measured.fit("ddnm", operator, y, x).pull(_wide(x0, t), jnp.zeros((), t.dtype), solver)
+        pulled = measured.fit("ddnm", operator, y, x).pull(measured.wide(x0, t), jnp.zeros((), t.dtype), solver)
         return combine.add(x0, jnp.ones((), t.dtype), pulled)
 
     return projected
@@ -173,27 +165,3 @@ class _AtNoise:
     def __call__(self, conditions: dict[str, Any], v: PyTree, noise: Any) -> PyTree:
         t = self.schedule.time(parametrization.as_time(noise, v))
         return self.denoise(parametrization.combine(v, (self.schedule(t).alpha, v)), t, **conditions)
-
-
-def _function(operator: Callable, y: PyTree, x: PyTree, t: Array) -> measured.Measured:
-    gives, given = (jax.tree.map(jnp.shape, z) for z in (jax.eval_shape(operator, x), y))
-    if gives != given:
-        raise ValueError(f"dps: y must have the shape of A(x), {gives}, got {given}.")
-    if t.ndim:
-        raise ValueError(f"dps: a function that takes all of x needs one time for all, got {t.shape}.")
-    return measured.Measured(operator, operator, y, False)
-
-
-def _denoised(denoise: Callable, x: PyTree, t: Array, conditions: dict[str, Any]) -> tuple[PyTree, Callable]:
-    """The data, and the transposed Jacobian as a function in the dtypes of t's precision."""
-    x0, back = jax.vjp(lambda x: denoise(x, t, **conditions), x)
-
-    def wide(direction):
-        (result,) = back(jax.tree.map(lambda d, like: d.astype(like.dtype), direction, x0))
-        return _wide(result, t)
-
-    return x0, wide
-
-
-def _wide(x: PyTree, t: Array) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, t.dtype)), x)

@@ -29,6 +29,15 @@ class Measured:
         """`|y|²`, of each example if batched."""
         return dot(self.batched, y, y)
 
+    def descent(self, x0: PyTree) -> tuple[PyTree, Array]:
+        """`(∂A/∂x_0)^T (y - A(x_0))`, down the gradient of half of `|y - A(x_0)|²`, which comes second."""
+
+        def misfit(x0):
+            square = self.squared_norm(self.residual(x0))
+            return -square.sum() / 2, square
+
+        return jax.grad(misfit, has_aux=True)(x0)
+
     def pull(self, x0: PyTree, penalty: Array, solver: tuple[int, float], covariance: Callable | None = None) -> PyTree:
         """`A^H (A C A^H + penalty)^-1 (y - A x_0)` by conjugate gradients; `covariance` applies C, 1 without it."""
         residual = self.residual(x0)
@@ -58,22 +67,30 @@ def check_noise(function: str, noise: Any) -> None:
         raise ValueError(f"{function}: noise must be at least 0, got {noise}.")
 
 
-def fit(function: str, operator: linear.Operator, y: PyTree, x: PyTree, t: Array | None = None) -> Measured:
+def fit(function: str, operator: Callable, y: PyTree, x: PyTree, t: Array | None = None) -> Measured:
     """The operator applied to all of x if it takes that, to each example of the leading axis if it takes one.
+
+    What is no `linear.Operator` takes all of x, and has no adjoint: only `descent` is for it.
 
     Raises:
       ValueError: x of neither shape; a y whose batch isn't that of x; one time for each example where the operator takes all.
     """
-    takes, shapes = operator.structure.shapes(), jax.tree.map(jnp.shape, x)
     dtype = parametrization.as_time(0.0, x).dtype
     y = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), dtype)), y)
-    gives, given = operator.output.shapes(), jax.tree.map(jnp.shape, y)
-    if shapes == takes:
+    shapes, given = (jax.tree.map(jnp.shape, z) for z in (x, y))
+
+    def whole(gives, adjoint):
         if given != gives:
             raise ValueError(f"{function}: y must have the shape of A(x), {gives}, got {given}.")
         if t is not None and t.ndim:
             raise ValueError(f"{function}: an operator that takes all of x needs one time for all, got {t.shape}.")
-        return Measured(operator, operator.adjoint, y, False)
+        return Measured(operator, adjoint, y, False)
+
+    if not isinstance(operator, linear.Operator):
+        return whole(jax.tree.map(jnp.shape, jax.eval_shape(operator, x)), operator)
+    takes, gives = operator.structure.shapes(), operator.output.shapes()
+    if shapes == takes:
+        return whole(gives, operator.adjoint)
     if jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], x) != takes:
         raise ValueError(f"{function}: the operator takes {takes}, which is neither x, {shapes}, nor one of its examples.")
     batch = jax.tree.leaves(x)[0].shape[0]
@@ -122,3 +139,19 @@ def _axpy(x: PyTree, factor: Array, direction: PyTree) -> PyTree:
 def dot(batched: bool, a: PyTree, b: PyTree) -> Array:
     """`Re <a, b>`, of each example if batched."""
     return jax.vmap(tree.vdot)(a, b) if batched else tree.vdot(a, b)
+
+
+def denoised(denoise: Callable, x: PyTree, t: Array, conditions: dict[str, Any]) -> tuple[PyTree, Callable]:
+    """The data, and the transposed Jacobian as a function in the dtypes of t's precision."""
+    x0, back = jax.vjp(lambda x: denoise(x, t, **conditions), x)
+
+    def pulled(direction):
+        (result,) = back(jax.tree.map(lambda d, like: d.astype(like.dtype), direction, x0))
+        return wide(result, t)
+
+    return x0, pulled
+
+
+def wide(x: PyTree, t: Array) -> PyTree:
+    """As x, in at least the precision of t."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, t.dtype)), x)

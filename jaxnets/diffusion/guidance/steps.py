@@ -1,6 +1,7 @@
 """Samplers of samplers: for known pixels, for measurements with noise, where fresh noise is needed or times are revisited."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -80,6 +81,38 @@ def repaint(
         return _with_levels(schedule, rows._replace(t_next=times[ends], next=rows.next * growth[:, None], noise=noise))
 
     return _replacing("repaint", sampler, plan, mask, y)
+
+
+def dps_steps(sampler: Sampler, operator: Callable, y: PyTree, *, length: Any = 1.0) -> Sampler:
+    """After each step x goes `length` down the gradient of `|y - A(x_0)|` by the x before: DPS as published.
+
+    `length` has to be tuned to the problem and the number of steps: if short x doesn't come to fit y, if long it diverges.
+    `dps` needs no tuning and goes with any sampler. A may be any differentiable function of all of x, if it is no
+    `linear.Operator`.
+
+    Raises:
+      ValueError: `length` negative; y or x of another shape than the operator's; a sampler that isn't one evaluation per step
+        without memory: take `ddpm()`.
+    Source: Chung et al. (2023), algorithm 1, arXiv:2209.14687, the norm not squared, as in the authors' code.
+    """
+    if isinstance(operator, linear.Operator):
+        measured.check("dps_steps", operator, y, 0.0)
+    if isinstance(length, int | float) and not length >= 0:
+        raise ValueError(f"dps_steps: length must be at least 0, got {length}.")
+
+    def plan(schedule: Schedule, times: np.ndarray) -> Plan:
+        return _one_step("dps_steps", sampler.plan(schedule, times))
+
+    def step(plan, denoise, state, row, draw, **conditions):
+        t = parametrization.as_time(row.t, state.x)
+        problem = measured.fit("dps_steps", operator, y, state.x)
+        x0, back = measured.denoised(denoise, state.x, t, conditions)
+        descent, square = problem.descent(measured.wide(x0, t))
+        state, x0 = sampler.step(plan, lambda x, t: x0, state, row, draw)
+        share = length / jnp.sqrt(jnp.where(square > 0, square, 1))
+        return state._replace(x=combine.add(state.x, share, back(descent))), x0
+
+    return Sampler(plan, sampler.init, step)
 
 
 def ddnm_plus(

@@ -321,10 +321,11 @@ def _ratios(content: bytes) -> np.ndarray:
 def _table(t, xp, content):
     ratios = _ratios(content)
     below = xp.clip(xp.floor(t), 1, len(ratios)).astype(int)
-    part = xp.clip(t - below, 0, None)
+    part = xp.where(t < 1, 0, t - below)
     above = xp.minimum(below + 1, len(ratios))
     low, high = (xp.asarray(ratios, t.dtype)[i - 1] for i in (below, above))  # rounded once
-    growth = xp.where(part > 0, high, 1) / xp.where(part > 0, low, 1)  # not inf / inf at the end
+    inside = (part > 0) | xp.isfinite(high)  # not inf / inf at the end
+    growth = xp.where(inside, high, 1) / xp.where(inside, low, 1)
     between = low * growth**part
     return xp.where(t < 1, t * low, between)
 
