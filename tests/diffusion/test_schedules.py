@@ -194,6 +194,15 @@ def test_a_table_is_log_linear_between_its_steps():
     assert with_zero.ratio(2.0) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("last", [0.1, 0.0])
+def test_the_derivative_at_a_step_of_a_table_is_that_of_the_stretch_that_begins_there(last):
+    schedule = schedules.table([0.9, 0.7, 0.5, last])
+    for step in (1, 2) if last == 0 else (1, 2, 3):
+        slope = math.log(schedule.ratio(step + 1.0) / schedule.ratio(float(step)))  # of log(σ / α)
+        np.testing.assert_allclose(jax.grad(lambda t: -schedule(t).log_snr / 2)(float(step)), slope, rtol=1e-5)
+    assert np.isfinite(jax.grad(lambda t: schedule(t).alpha)(3.0))  # before a stretch without end, too
+
+
 def test_continuous_linear_is_the_limit_of_tables():
     apart = []
     for steps in (1000, 2000):
