@@ -332,8 +332,8 @@ def inpaint(run: Run, sample: Generator, params: Any, test: batches.Dataset, con
         return guidance.pigdm(denoise, schedule, observed, jax.vmap(observed)(x), noise=0.02, data_std=0.8)
 
     methods: dict[str, Any] = {
-        "replacement": (guidance.replacement(samplers.ddim(1.0), schedule, known, x), plain),
-        "RePaint": (guidance.repaint(samplers.ddim(1.0), schedule, known, x, jump_length=min(10, config.steps)), plain),
+        "replacement": (guidance.replacement(samplers.ddim(1.0), known, x), plain),
+        "RePaint": (guidance.repaint(samplers.ddim(1.0), known, x, jump_length=min(10, config.steps)), plain),
         "ΠGDM": (samplers.heun(), posterior),
     }
     methods = dict(list(methods.items())[:1]) if config.brief else methods

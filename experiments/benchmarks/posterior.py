@@ -125,8 +125,8 @@ def methods(denoise, A, y, noise, mask=None, known=None):
         "diffpir": (guidance.diffpir(operator, y, noise=noise), denoise),
     }
     if mask is not None:
-        table["replacement, ddpm"] = guidance.replacement(ddpm, SCHEDULE, mask, known), denoise
-        repaint = functools.partial(guidance.repaint, ddpm, SCHEDULE, mask, known)
+        table["replacement, ddpm"] = guidance.replacement(ddpm, mask, known), denoise
+        repaint = functools.partial(guidance.repaint, ddpm, mask, known)
         table["repaint(10, 10), ddpm"] = repaint(jump_length=10, resamples=10), denoise
     return table
 

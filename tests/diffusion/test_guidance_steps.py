@@ -49,7 +49,7 @@ INNER = {
 
 @pytest.mark.parametrize("name", INNER)
 def test_after_replacement_with_any_sampler_known_pixels_are_y_to_the_last_bit(jit, key, name):
-    sampler = guidance.replacement(INNER[name], SCHEDULE, MASK, KNOWN)
+    sampler = guidance.replacement(INNER[name], MASK, KNOWN)
     steps = 4 if jit is jax.jit else 2
     found = jit(lambda key: run(sampler, key, steps))(key)
     np.testing.assert_array_equal(found[:, 0], np.full(2, 0.3, np.float32))
@@ -60,7 +60,7 @@ def test_after_replacement_with_any_sampler_known_pixels_are_y_to_the_last_bit(j
 def test_on_the_way_known_pixels_have_the_noise_of_their_time(key):
     """Of given noise: `α y + σ ε` at the end of each step."""
     noise = jax.random.normal(key, (4, 2, 3))
-    sampler = guidance.replacement(samplers.ddpm(), SCHEDULE, MASK, KNOWN)
+    sampler = guidance.replacement(samplers.ddpm(), MASK, KNOWN)
     _, seen = run(sampler, key, noise=noise, trajectory=True)
     alpha, sigma, _ = SCHEDULE(seen.t[1:])
     close(seen.x[1:, :, 0], (alpha * 0.3)[:, None] + sigma[:, None] * noise[:, :, 0])
@@ -68,17 +68,15 @@ def test_on_the_way_known_pixels_have_the_noise_of_their_time(key):
 
 def test_a_mask_of_nothing_changes_nothing_and_a_mask_of_all_gives_y(jit, key):
     plain = jit(lambda key: run(samplers.ddpm(), key, 3))(key)
-    nothing = guidance.replacement(samplers.ddpm(), SCHEDULE, False, 0.0)
+    nothing = guidance.replacement(samplers.ddpm(), False, 0.0)
     close(jit(lambda key: run(nothing, key, 3))(key), plain)
     y = jnp.arange(6.0).reshape(2, 3)
-    everything = guidance.replacement(samplers.ddpm(), SCHEDULE, jnp.ones((2, 3)), y)
+    everything = guidance.replacement(samplers.ddpm(), jnp.ones((2, 3)), y)
     np.testing.assert_array_equal(jit(lambda key: run(everything, key, 3))(key), y)
 
 
 def test_repaint_visits_each_stretch_as_often_as_asked():
-    plan = guidance.repaint(samplers.ddpm(), SCHEDULE, MASK, KNOWN, jump_length=2, resamples=3).plan(
-        SCHEDULE, np.linspace(1, 0, 7)
-    )
+    plan = guidance.repaint(samplers.ddpm(), MASK, KNOWN, jump_length=2, resamples=3).plan(SCHEDULE, np.linspace(1, 0, 7))
     close(plan.t * 6, [6, 5, 6, 5, 6, 5, 4, 3, 4, 3, 4, 3, 2, 1, 2, 1, 2, 1])
     close(plan.t_next * 6, [5, 6, 5, 6, 5, 4, 3, 4, 3, 4, 3, 2, 1, 2, 1, 2, 1, 0])
 
@@ -87,7 +85,7 @@ def test_repaint_visits_each_stretch_as_often_as_asked():
 @pytest.mark.parametrize("schedule", [schedules.cosine(), schedules.edm(), schedules.flow()], ids=["cosine", "edm", "flow"])
 def test_steps_and_jumps_of_repaint_keep_the_law_of_x_at_every_time(schedule, length, resamples):
     """Of data that are one point the steps of ddpm are exact: mean α c and deviation σ after every row of the plan."""
-    sampler = guidance.repaint(samplers.ddpm(), schedule, MASK, KNOWN, jump_length=length, resamples=resamples)
+    sampler = guidance.repaint(samplers.ddpm(), MASK, KNOWN, jump_length=length, resamples=resamples)
     rows = sampler.plan(schedule, schedule.end * np.linspace(1, 0, 5) ** 2).inner
     start = schedule(rows.t[0])
     mean, variance = start.alpha, start.sigma**2
@@ -98,10 +96,10 @@ def test_steps_and_jumps_of_repaint_keep_the_law_of_x_at_every_time(schedule, le
 
 
 def test_repaint_without_resampling_is_replacement(jit, key):
-    once = guidance.repaint(samplers.ddpm(), SCHEDULE, MASK, KNOWN, jump_length=1, resamples=1)
-    plain = guidance.replacement(samplers.ddpm(), SCHEDULE, MASK, KNOWN)
+    once = guidance.repaint(samplers.ddpm(), MASK, KNOWN, jump_length=1, resamples=1)
+    plain = guidance.replacement(samplers.ddpm(), MASK, KNOWN)
     np.testing.assert_array_equal(jit(lambda key: run(once, key, 3))(key), jit(lambda key: run(plain, key, 3))(key))
-    twice = guidance.repaint(samplers.ddpm(), SCHEDULE, MASK, KNOWN, jump_length=1, resamples=2)
+    twice = guidance.repaint(samplers.ddpm(), MASK, KNOWN, jump_length=1, resamples=2)
     found = jit(lambda key: run(twice, key, 2))(key)
     np.testing.assert_array_equal(found[:, 0], np.full(2, 0.3, np.float32))
 
@@ -109,7 +107,7 @@ def test_repaint_without_resampling_is_replacement(jit, key):
 def test_trees_are_inpainted_leaf_by_leaf(jit, key):
     shape = {"a": jax.ShapeDtypeStruct((2, 3), jnp.float32), "b": jax.ShapeDtypeStruct((2, 1), jnp.float32)}
     mask = {"a": MASK, "b": jnp.array(False)}
-    sampler = guidance.replacement(samplers.ddpm(), SCHEDULE, mask, {"a": KNOWN, "b": 0.0})
+    sampler = guidance.replacement(samplers.ddpm(), mask, {"a": KNOWN, "b": 0.0})
 
     def halved(x, t):
         return jax.tree.map(lambda leaf: leaf / 2, x)
@@ -204,8 +202,8 @@ def test_each_row_of_diffpir_minimizes_its_objective_and_goes_on_by_its_share_of
 # ---- all ------------------------------------------------------------------------------------------------------------
 
 SAMPLERS = {
-    "replacement": lambda y: guidance.replacement(samplers.ddpm(), SCHEDULE, MASK, y),
-    "repaint": lambda y: guidance.repaint(samplers.ddpm(), SCHEDULE, MASK, y, jump_length=1, resamples=2),
+    "replacement": lambda y: guidance.replacement(samplers.ddpm(), MASK, y),
+    "repaint": lambda y: guidance.repaint(samplers.ddpm(), MASK, y, jump_length=1, resamples=2),
     "ddnm_plus": lambda y: guidance.ddnm_plus(samplers.ddpm(), operator(), y[:1]),
     "dps_steps": lambda y: guidance.dps_steps(samplers.ddpm(), operator(), y[:1]),
     "diffpir": lambda y: guidance.diffpir(operator(), y[:1]),
@@ -239,28 +237,23 @@ def test_vmap_over_y_is_one_after_the_other(jit, name, key):
     ("wrong", "message"),
     [
         (
-            lambda: guidance.replacement(samplers.ddpm(), SCHEDULE, jnp.ones(4), KNOWN),
+            lambda: guidance.replacement(samplers.ddpm(), jnp.ones(4), KNOWN),
             r"replacement: mask and y must broadcast",
         ),
         (
-            lambda: guidance.repaint(samplers.ddpm(), SCHEDULE, MASK, jnp.ones((5, 3)), jump_length=1),
+            lambda: guidance.repaint(samplers.ddpm(), MASK, jnp.ones((5, 3)), jump_length=1),
             "repaint: mask and y must",
         ),
         (
-            lambda: guidance.replacement(samplers.ddpm(), schedules.flow(), MASK, KNOWN),
-            "replacement: made for another schedule",
-        ),
-        (lambda: guidance.repaint(samplers.ddpm(), schedules.flow(), MASK, KNOWN), "repaint: made for another schedule"),
-        (
-            lambda: guidance.repaint(samplers.heun(), SCHEDULE, MASK, KNOWN, jump_length=1),
+            lambda: guidance.repaint(samplers.heun(), MASK, KNOWN, jump_length=1),
             "one evaluation per step without memory",
         ),
-        (lambda: guidance.repaint(samplers.dpmpp_2m(), SCHEDULE, MASK, KNOWN, jump_length=1), "one evaluation per step"),
+        (lambda: guidance.repaint(samplers.dpmpp_2m(), MASK, KNOWN, jump_length=1), "one evaluation per step"),
         (
-            lambda: guidance.repaint(samplers.ddpm(), SCHEDULE, MASK, KNOWN, jump_length=5),
+            lambda: guidance.repaint(samplers.ddpm(), MASK, KNOWN, jump_length=5),
             "at most the 4 steps of the grid, got 5",
         ),
-        (lambda: guidance.repaint(samplers.ddpm(), SCHEDULE, MASK, KNOWN, resamples=0), "must be at least 1, got 10 and 0"),
+        (lambda: guidance.repaint(samplers.ddpm(), MASK, KNOWN, resamples=0), "must be at least 1, got 10 and 0"),
         (lambda: guidance.ddnm_plus(samplers.ddim(), operator(), KNOWN[:1]), "sampler must add noise, such as ddpm"),
         (lambda: guidance.ddnm_plus(samplers.heun(), operator(), KNOWN[:1]), "one evaluation per step without memory"),
         (lambda: guidance.ddnm_plus(samplers.ddpm(), operator(), KNOWN[:1], noise=-1), "ddnm_plus: noise must be at least 0"),

@@ -31,27 +31,24 @@ class Beside(NamedTuple):
     first: tuple[float, float] | None
 
 
-def replacement(sampler: Sampler, schedule: Schedule, mask: Any, y: PyTree) -> Sampler:
+def replacement(sampler: Sampler, mask: Any, y: PyTree) -> Sampler:
     """After each step, x where `mask` is true becomes `α y + σ ε`; in the end it is y exactly.
 
     `mask` and `y` broadcast to x. Any sampler will do. What isn't known follows only through the denoiser: approximate,
     even with a perfect one; `repaint` goes back and forth to mend that.
 
     Raises:
-      ValueError: a `mask` or y that doesn't fit x; another schedule than that which is sampled.
+      ValueError: a `mask` or y that doesn't fit x.
     Source: Song et al. (2021), appendix I.2, arXiv:2011.13456.
     """
 
-    def plan(of: Schedule, times: np.ndarray) -> Beside:
-        _same_schedule("replacement", schedule, of)
-        return _with_levels(schedule, sampler.plan(of, times))
+    def plan(schedule: Schedule, times: np.ndarray) -> Beside:
+        return _with_levels(schedule, sampler.plan(schedule, times))
 
     return _replacing("replacement", sampler, plan, mask, y)
 
 
-def repaint(
-    sampler: Sampler, schedule: Schedule, mask: Any, y: PyTree, *, jump_length: int = 10, resamples: int = 10
-) -> Sampler:
+def repaint(sampler: Sampler, mask: Any, y: PyTree, *, jump_length: int = 10, resamples: int = 10) -> Sampler:
     """`replacement` that after every `jump_length` steps goes back as many by adding noise, so that each stretch is
     sampled `resamples` times: what is made up comes to agree with what is known.
 
@@ -65,9 +62,8 @@ def repaint(
     if jump_length < 1 or resamples < 1:
         raise ValueError(f"repaint: jump_length and resamples must be at least 1, got {jump_length} and {resamples}.")
 
-    def plan(of: Schedule, times: np.ndarray) -> Beside:
-        _same_schedule("repaint", schedule, of)
-        inner, steps = _one_step("repaint", sampler.plan(of, times)), len(times) - 1
+    def plan(schedule: Schedule, times: np.ndarray) -> Beside:
+        inner, steps = _one_step("repaint", sampler.plan(schedule, times)), len(times) - 1
         if jump_length > steps:
             raise ValueError(f"repaint: jump_length must be at most the {steps} steps of the grid, got {jump_length}.")
         order = _visits(steps, jump_length, resamples)
@@ -284,8 +280,3 @@ def _one_step(function: str, plan: Any) -> Plan:
     if not simple:
         raise ValueError(f"{function}: sampler must be one evaluation per step without memory, such as ddpm() or ddim().")
     return plan
-
-
-def _same_schedule(function: str, expected: Schedule, given: Schedule) -> None:
-    if expected != given:
-        raise ValueError(f"{function}: made for another schedule than the one that is sampled.")
