@@ -28,10 +28,11 @@ on a quiet machine, batch 8 unless given):
   (10), 64 -> 128 with stride 2 at 56x56, batch 8, 11 (18); level at 64 channels, 56x56, and at 32 channels, 28x28. Only with
   the loop's body recomputed (else the copies of all images are made before the loop: 40 at 48 channels) and with the positions
   in one axis (three: 13). 1,024 positions together 22.
-  On an AMD EPYC with AVX-512 (all lines above: an Intel Xeon) XLA's own is as fast or faster, alone (64 at 56x56, batch 8, 11.6
-  against 17.5; 96 at 16x16 4.9, 4.8) and in training steps: U-Net 500 against 543, ResNet-50 1616 against 1691, ResNet-18 576
-  against 592 (medians of 7 to 9 alternating steps; jax 0.10.2: U-Net 621 against 664, ResNet-18 760 against 745), and the
-  U-Net's step compiles in 9.4 s instead of 11. So it went; no training step was timed with and without it on the Xeon.
+  On an AMD EPYC with AVX-512 (all lines above: an Intel Xeon) XLA's own is mostly as fast or faster, alone (64 at 56x56, of 8,
+  11.6 against 17.5; 96 at 16x16 4.9, 4.8; but 64 -> 128 with stride 2 7.7, 6.9) and in training steps: U-Net 500 and, in a
+  second run, 541 against 543 and 574, ResNet-50 1616 against 1691, ResNet-18 576 against 592 (medians of 7 to 9 alternating
+  steps; jax 0.10.2, of 5: U-Net 621 against 664, ResNet-18 760 against 745), and the U-Net's step compiles in 9.4 s both times
+  instead of 11.0 and 12.3. So it went; no training step was timed with and without it on the Xeon.
 - On that EPYC minimal filtering wins from 64 channels forward and in the image's gradient: 64 at 56x56 7.9, 8.0 (11.5, 10.1),
   at 32x32, batch 16, 4.4, 4.9 (7.3, 6.5); not in the kernel's, 29.3 (11.6), 7.9 (8.2). Of whole networks from 64 channels on,
   forward: ResNet-18 146 against 155, ResNet-50 385 against 395, PSPNet at 193 368 against 361; ResNet-18's training step 566
@@ -41,8 +42,8 @@ on a quiet machine, batch 8 unless given):
   gathered first 17.8, 81.7.
 - A U-Net's 3x3 of 96 to 256 channels at 16x16 and 8x8, batch 16, by minimal filtering: its gradient 580 ms and 19 s to compile,
   700 ms and 10 s without (521, 22, 584 and 10 in another run; medians, a slow hour): it begins at 8e8 multiplications, those of
-  ResNet-18 at 8 images, for the compilation's sake. On the EPYC, from 3e8 on, 460 ms and 14.5 s (from 8e8 541 and 9.4; another
-  run 454 against 500), from 4e8 502 and 12.4.
+  ResNet-18 at 8 images, for the compilation's sake. On the EPYC, from 3e8 on, 460 ms and 14.5 s, from 4e8 502
+  and 12.4 (from 8e8 541 and 9.4); in another run, from 2e8 on, 454 and 17.0 (500 and 9.4).
 - A fast form fused into its readers is computed anew by each of them: LeNet's gradient (batch 256) 46 ms, with barriers around
   the forms 14 ms. Timings of single operations don't show it.
 - Sum over all but the channels, as depthwise convolution's kernel gradient needs: 40 to 75 ms as a reduction, a product, or in
