@@ -99,7 +99,9 @@ def formulation(image: tuple[int, ...], kernel: tuple[int, ...], window: Window,
     elif places == 1 or (channels >= 128 and seen <= 2**22) or (channels >= 512 and positions <= 256):
         forms = Formulation(product, product, product)
     elif channels < 16:
-        forms = Formulation(shifted if channels == 1 else plain, product, plain)
+        # The product's gradient is a sum of many parts, which jax 0.10 computes anew for each place of a pool's window.
+        few = channels == 1 or seen <= 2**21
+        forms = Formulation(shifted if channels == 1 else plain, product if few else plain, plain)
     else:
         forms = Formulation(plain, plain, plain)
     forward, *derivative = (common.on_cpu(form, plain) for form in forms)

@@ -10,6 +10,7 @@ step divides once: masks, uneven batches, accumulated microbatches and shards ar
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -162,6 +163,7 @@ def make_train_step(
         norm = _norm(grads) * scale
         ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
 
+        @functools.partial(jax.jit, inline=True)  # traced once, for both forms of `_choose`
         def update(old: TrainState) -> TrainState:
             factor = scale if clip is None else scale * clip / jnp.maximum(norm, clip)
             mean = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)  # here, where it fuses into the optimizer

@@ -61,6 +61,14 @@ def test_sgd_step_equals_the_update_written_out(jit, batch):
     assert int(after.step) == 1
 
 
+def test_the_optimizer_is_traced_once_for_all_platforms(batch):
+    traced = []
+    counted = optax.GradientTransformation(ADAM.init, lambda *arguments: traced.append(None) or ADAM.update(*arguments))
+    with jax.disable_jit(False):
+        jax.make_jaxpr(steps.make_train_step(PLAIN_LOSS, counted))(start(), batch)
+    assert len(traced) == 1
+
+
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulation_is_exact_when_microbatches_carry_different_weights(jit, batch, accumulate):
     weighted = dataclasses.replace(batch, weight=jnp.array([1.0, 0, 0, 0.5, 1, 1, 1, 1]))
