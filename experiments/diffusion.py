@@ -75,6 +75,8 @@ class Config:
         checks.positive(self, "width", "levels", "depth", "epochs", "batch", "lr", "steps", "sheets", "samples", "measured")
         checks.within(self, 0, 1, "dropout", "ema")
         checks.within(self, 0, math.inf, "weight_decay", "guidance")
+        if self.samples < 6:
+            raise ValueError(f"--samples must be at least 6, each has 5 neighbors in the scores, got {self.samples}")
         if not 0 <= self.unlabeled <= 1:
             raise ValueError(f"--unlabeled must be in [0, 1], got {self.unlabeled}")
         if self.guidance != 1 and not self.unlabeled:

@@ -49,10 +49,10 @@ def sliding_window(
     Source: Zhao et al. (2017), PSPNet, section 5.1, arXiv:1612.01105; windows as in its code.
     """
     image = jnp.asarray(image)
-    _require(crop >= 1, "crop must be at least 1", crop)
-    _require(batch >= 1, "batch must be at least 1", batch)
+    for name, number in (("crop", crop), ("batch", batch)):
+        _require(isinstance(number, int | np.integer) and number >= 1, f"{name} must be a whole number, at least 1", number)
     _require(0 <= overlap < 1, "overlap must be in [0, 1)", overlap)
-    _require(len(scales) > 0 and min(scales) > 0, "scales must be positive, at least one", tuple(scales))
+    _require(len(scales) > 0 and all(0 < s < math.inf for s in scales), "scales must be positive, at least one", tuple(scales))
     _require(image.ndim in (3, 4) and image.size > 0, "image must be [height, width, channels] or a batch", image.shape)
     _require(jnp.issubdtype(image.dtype, jnp.floating), "image must be floating-point, scaled as in training", image.dtype)
     images = image if image.ndim == 4 else image[None]
@@ -60,6 +60,9 @@ def sliding_window(
     sizes = [(max(1, round(scale * height)), max(1, round(scale * width))) for scale in scales]
 
     windows = jax.ShapeDtypeStruct((batch, crop, crop, channels), image.dtype)
+    # Before the network is traced, which may already take memory for its matrices: with one class, in four bytes each.
+    least, rule = 4 * batch * crop**2 * (channels + 2), f"windows {windows.shape} must fit into limit={limit} bytes"
+    _require(least <= limit, rule, f"at least {least}")
     logits = jax.eval_shape(predict, windows)
     shape = jax.tree.map(jnp.shape, logits)
     fits = isinstance(logits, jax.ShapeDtypeStruct) and shape[:-1] == windows.shape[:-1] and shape[-1] > 0

@@ -1,8 +1,9 @@
 """Sliding windows: exact for networks of one pixel, one program of the network for all sizes, bounded memory, clear errors."""
 
+import math
+
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -11,14 +12,6 @@ from jaxnets import inference, ops
 RNG = np.random.default_rng(0)
 KERNEL = jnp.asarray(RNG.normal(size=(3, 4)), "float32")
 IMAGE = jnp.asarray(RNG.normal(size=(7, 11, 3)), "float32")
-
-
-@pytest.fixture
-def unchecked():
-    """The library as its users have it, without shape checks at run time: its own errors are to be seen."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def pointwise(x):
@@ -184,11 +177,13 @@ def test_bad_options_are_named(unchecked):
         inference.sliding_window(predict, image, crop=crop, **options)
 
     for options, message in [
-        ({"crop": 0}, r"sliding_window: crop must be at least 1, got 0\."),
-        ({"batch": 0}, r"batch must be at least 1, got 0\."),
+        ({"crop": 0}, r"sliding_window: crop must be a whole number, at least 1, got 0\."),
+        ({"crop": 9.0}, r"crop must be a whole number, at least 1, got 9\.0\."),
+        ({"batch": 0}, r"batch must be a whole number, at least 1, got 0\."),
         ({"overlap": 1}, r"overlap must be in \[0, 1\), got 1\."),
         ({"overlap": -0.1}, r"overlap must be in \[0, 1\), got -0\.1\."),
         ({"scales": ()}, r"scales must be positive, at least one, got \(\)\."),
+        ({"scales": (1, math.inf)}, r"scales must be positive, at least one, got \(1, inf\)\."),
         ({"scales": (1, 0)}, r"scales must be positive, at least one, got \(1, 0\)\."),
         ({"image": IMAGE[0]}, r"image must be \[height, width, channels\] or a batch, got \(11, 3\)\."),
         ({"image": IMAGE[:0]}, r"image must be .*, got \(0, 11, 3\)\."),
@@ -196,8 +191,19 @@ def test_bad_options_are_named(unchecked):
         ({"predict": lambda x: x[:, ::2]}, r"must return logits \(1, 4, 4\) \+ \(classes,\).*, got \(1, 2, 4, 3\)\."),
         ({"predict": lambda x: x[..., :0]}, r"at least one class, got \(1, 4, 4, 0\)\."),
         ({"predict": lambda x: (x, None)}, r"must return logits .*, got \(\(1, 4, 4, 3\), None\)\."),
-        ({"crop": 100_000}, r"windows \(1, 100000, 100000, 3\) with 4 classes must fit into limit=4294967296 bytes, got 760"),
+        ({"limit": 5000}, r"windows \(1, 4, 4, 3\) with 4 classes must fit into limit=5000 bytes, got 6080"),
         ({"limit": 6079}, r"must fit into limit=6079 bytes, got 6080 bytes for an image of shape \(7, 11, 3\)"),
     ]:
         with pytest.raises(ValueError, match=message):
             call(**options)
+
+
+def test_windows_larger_than_memory_are_refused_before_the_network_sees_them():
+    """Traced, it may already make matrices of that size."""
+
+    def predict(x):
+        raise AssertionError("must not be called")
+
+    message = r"windows \(1, 100000, 100000, 3\) must fit into limit=4294967296 bytes, got at least 200000000000"
+    with pytest.raises(ValueError, match=message):
+        inference.sliding_window(predict, IMAGE, crop=100_000)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxnets.diffusion import losses, parametrization
 from jaxnets.diffusion.samplers.sample import gaussian
 from jaxnets.diffusion.schedules import Grid, Schedule
+from jaxnets.diffusion.schedules.grids import reached
 from jaxnets.types import Array, Float, Key
 
 
@@ -59,14 +60,17 @@ def log_likelihood(
     if probes is not None and (probes < 1 or key is None):
         raise ValueError(f"log_likelihood: probes must be at least 1 and need a key, got {probes}.")
     times = (flow_grid() if grid is None else grid)(schedule)[:-1][::-1]
-    if len(times) < 2:
-        raise ValueError(f"log_likelihood: grid must have at least 2 steps, got {len(times)}.")
-    wide = parametrization.as_time(0.0, x).dtype
-    logs = np.log(schedule.ratio(times))
-    if not np.isfinite(logs[-1]):
+    if not np.isfinite(schedule.ratio(times[-1])):
         raise ValueError("log_likelihood: grid must begin where something is left of the data, as karras does.")
-    stages = np.stack([logs[:-1], (logs[:-1] + logs[1:]) / 2, logs[1:]], 1)
-    at = np.asarray(schedule.time(np.exp(stages)), wide).astype(np.float64)  # as the denoiser will see them
+    wide = parametrization.as_time(0.0, x).dtype
+    # As the denoiser will see them: near a schedule's end times may coincide, or come to the end, which is left out.
+    times = np.unique(np.asarray(times, wide)).astype(np.float64)
+    times = times[np.isfinite(schedule.ratio(times))]
+    if len(times) < 2:
+        raise ValueError(f"log_likelihood: grid must have at least 2 steps apart in {wide}, got {len(times)}.")
+    ratios = schedule.ratio(times)
+    middle = np.asarray(schedule.time(np.sqrt(ratios[:-1] * ratios[1:])), wide).astype(np.float64)
+    at = np.stack([times[:-1], middle, times[1:]], 1)
     ratios = schedule.ratio(at)
     scales, widths = 1 / np.hypot(1, ratios), np.diff(np.log(ratios[:, ::2]))[:, 0]
     dimensions = math.prod(x.shape[1:])
@@ -129,7 +133,7 @@ def flow_grid(steps: int = 100, *, smallest: int | float = 1e-3, largest: int | 
 
 
 def _spread(schedule: Schedule, points: int, smallest: int | float, largest: int | float, center: int | float) -> np.ndarray:
-    largest = min(largest, float(schedule.ratio(schedule.end)))
+    smallest, largest = reached(schedule, smallest, largest)
     low, high = (math.asinh(math.log(bound / center) / 2) for bound in (smallest, largest))
     return schedule.time(center * np.exp(2 * np.sinh(np.linspace(high, low, points))))
 

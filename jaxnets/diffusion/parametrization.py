@@ -153,9 +153,15 @@ def x0_error(schedule: Schedule, t: Array, prediction: str, *, data_std: int | f
 
 
 def as_time(t: Any, x: PyTree) -> Array:
-    """`t` as an array of the dtype in which levels are computed: that of `x`, float32 at least."""
-    dtype = jnp.promote_types(jnp.result_type(*jax.tree.leaves(x)), jnp.float32)
-    return jnp.asarray(t, dtype)
+    """`t` as an array of the dtype in which levels are computed: that of `x`, float32 at least.
+
+    Raises:
+      ValueError: an x that isn't real floating numbers, such as bytes: results would be rounded to whole ones.
+    """
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(x)]
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        raise ValueError(f"x: expected floating data, got {', '.join(map(str, dtypes))}.")
+    return jnp.asarray(t, jnp.promote_types(jnp.result_type(*dtypes), jnp.float32))
 
 
 def combine(like: PyTree, *terms: tuple[Array, PyTree]) -> PyTree:

@@ -44,6 +44,14 @@ def test_a_bound_beyond_the_schedule_is_its_own():
         assert schedules.linear(100).end == pytest.approx(schedules.karras(7, largest=1e6)(schedules.linear(100))[0])
 
 
+def test_of_a_table_grids_by_the_ratio_keep_to_its_steps_that_leave_data():
+    """A network that was trained on indices knows no step before the first."""
+    empty = schedules.zero_terminal(schedules.cosine(50))  # nothing is left after step 50
+    for grid in (schedules.karras(7, largest=1e9), schedules.exponential(7, largest=1e9), schedules.log_snr(7, lowest=-40)):
+        for schedule, last in ((TABLE, 1000), (empty, 49), (schedules.shifted(empty, 2.0), 49)):
+            np.testing.assert_allclose(grid(schedule)[[0, -2]], [last, 1], rtol=1e-9)
+
+
 def test_trailing_and_leading_are_whole_steps_of_a_table():
     """Lin et al. (2024), table 2, for 1,000 steps and 10 of them, as numbers of steps (their indices plus 1)."""
     np.testing.assert_array_equal(schedules.trailing(10)(TABLE), np.arange(1000, -1, -100))
@@ -78,8 +86,9 @@ def test_one_step_is_from_noise_to_data():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: schedules.uniform(0), "steps must be at least 1, got 0"),
-        (lambda: schedules.explicit([]), "steps must be at least 1, got 0"),
+        (lambda: schedules.uniform(0), "steps must be a whole number of at least 1, got 0"),
+        (lambda: schedules.uniform(2.5), "steps must be a whole number of at least 1, got 2.5"),
+        (lambda: schedules.explicit([]), "steps must be a whole number of at least 1, got 0"),
         (lambda: schedules.explicit([0.3, 0.5])(FLOW), "times must decrease to 0, got"),
         (lambda: schedules.explicit([0.5, 0.5])(FLOW), "times must decrease to 0, got"),
         (lambda: schedules.explicit([0.5, -0.1])(FLOW), "times must decrease to 0, got"),
@@ -91,7 +100,7 @@ def test_one_step_is_from_noise_to_data():
         (lambda: schedules.log_snr(5, lowest=1.0, highest=0.0), "log_snr: lowest must be below highest"),
         (
             lambda: schedules.karras(5, smallest=30.0)(schedules.edm(10.0)),
-            "smallest must be below the schedule's largest ratio 10",
+            "no ratio of the schedule, 0 to 10, is between 30 and 80",
         ),
         (lambda: schedules.trailing(5)(FLOW), "trailing: needs the schedule of a table with at least 5 steps, got one of None"),
         (

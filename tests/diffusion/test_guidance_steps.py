@@ -16,8 +16,9 @@ MASK, KNOWN = jnp.array([True, False, False]), jnp.array([0.3, 9.0, 9.0])  # 9: 
 A, Y = np.array([[0.6, 0.8, 0.0]]), np.array([0.4])  # an orthonormal row
 
 
-def denoise(x, t):
+def denoise(x, t, previous=None):
     """Of normal data with deviation 0.5; what is unknown follows what is known."""
+    del previous
     alpha, sigma, _ = SCHEDULE(jnp.asarray(t))
     return 0.25 * alpha / (0.25 * alpha**2 + sigma**2) * x + 0.1 * jnp.flip(x, -1)
 
@@ -44,6 +45,7 @@ INNER = {
     "dpmpp_2s": samplers.dpmpp_2s(),
     "dpmpp_2m": samplers.dpmpp_2m(),
     "lms": samplers.lms(),
+    "self_conditioned": samplers.self_conditioned(samplers.dpmpp_2m()),
 }
 
 
@@ -214,6 +216,18 @@ def restored(name, y, key, dtype=jnp.float32):
     return run(SAMPLERS[name](y), key, 2, dtype=dtype)
 
 
+@pytest.mark.parametrize("name", ["ddnm_plus", "diffpir"])
+def test_noise_on_what_a_mask_hides_is_not_seen(jit, key, name):
+    seen = linear.mask(MASK)
+
+    def found(y):
+        sampler = guidance.ddnm_plus(samplers.ddpm(), seen, y) if name == "ddnm_plus" else guidance.diffpir(seen, y)
+        return run(sampler, key)
+
+    np.testing.assert_array_equal(jit(found)(KNOWN), jit(found)(jnp.where(MASK, KNOWN, 0)))
+    assert np.isfinite(found(KNOWN)).all()
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_lowers_for_every_platform_and_keeps_the_dtype(name, key):
     exported = jax.export.export(jax.jit(functools.partial(restored, name)), platforms=("cpu", "cuda", "tpu"))(KNOWN, key)
@@ -262,6 +276,10 @@ def test_vmap_over_y_is_one_after_the_other(jit, name, key):
         (
             lambda: guidance.dps_steps(samplers.heun(), operator(), KNOWN[:1]),
             "dps_steps: sampler must be one evaluation per step",
+        ),
+        (
+            lambda: guidance.dps_steps(samplers.self_conditioned(samplers.ddpm()), operator(), KNOWN[:1]),
+            "self_conditioned goes around dps_steps",
         ),
         (lambda: guidance.dps_steps(samplers.ddpm(), operator(), KNOWN[:1], length=-1), "length must be at least 0, got -1"),
         (lambda: guidance.dps_steps(samplers.ddpm(), operator(), KNOWN), "dps_steps: y must have the shape"),

@@ -92,6 +92,27 @@ def test_the_density_integrates_to_one_in_float32(name):
     assert float(jnp.exp(values).sum()) * (side[1] - side[0]) ** 2 == pytest.approx(1, abs=2e-3)
 
 
+@pytest.mark.parametrize("schedule", [*SCHEDULES.values(), schedules.sigmoid()], ids=[*SCHEDULES, "sigmoid"])
+def test_float32_near_the_end_of_the_schedule_costs_no_digits(schedule):
+    """By the default grid, whose times come as close to the end as float32 can tell, and coincide there; of N(0, 1)."""
+
+    def denoise(x, t):
+        alpha, sigma, _ = schedule(t)
+        return alpha / (alpha**2 + sigma**2) * x
+
+    x = jnp.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
+    with jax.disable_jit(False):
+        found = jax.jit(lambda x: likelihood.log_likelihood(denoise, schedule, x).log_p)(x)
+    np.testing.assert_allclose(found, -jnp.square(x).sum(1) / 2 - math.log(2 * math.pi), rtol=0, atol=1e-5)
+
+
+def test_a_table_that_leaves_nothing_of_the_data_has_a_likelihood():
+    """Up to its last step but one, by the default grid."""
+    schedule = schedules.zero_terminal(schedules.cosine(50))
+    grid = likelihood.flow_grid()(schedule)
+    assert (grid[0], grid[-2]) == (49, 1)
+
+
 def test_no_jit_is_needed(jit):
     schedule, grid = SCHEDULES["flow"], likelihood.flow_grid(4)
     x, denoise = jnp.asarray(X[:3], jnp.float32), mixture.denoiser(SCHEDULES["flow"], MEANS)
@@ -125,7 +146,7 @@ def test_what_is_wrong_is_said(unchecked):
     for options, words in [
         ({"probes": 0, "key": jax.random.key(0)}, "probes must be at least 1"),
         ({"probes": 2}, "need a key"),
-        ({"grid": schedules.explicit([0.5])}, "at least 2 steps, got 1"),
+        ({"grid": schedules.explicit([0.5])}, "at least 2 steps apart in float32, got 1"),
         ({"grid": schedules.uniform(3)}, "something is left of the data"),
     ]:
         with pytest.raises(ValueError, match=words):

@@ -349,6 +349,8 @@ def test_what_is_wrong_is_said(unchecked):
         (lambda: samplers.ddim(1.5), r"ddim: eta must be in \[0, 1\], got 1.5"),
         (lambda: samplers.euler(-1.0), "euler: churn and noise must be at least 0"),
         (lambda: samplers.heun(noise=-1.0), "heun: churn and noise"),
+        (lambda: samplers.euler(float("nan")), "euler: churn and noise must be at least 0"),
+        (lambda: samplers.euler(1.0, between=(2.0, 1.0)), "between must be two ratios, the smaller first"),
         (lambda: samplers.lms(5), "order must be in 1..4, got 5"),
         (lambda: samplers.unipc(0), "order must be in 1..3, got 0"),
         (lambda: samplers.dpmpp_2s(-0.1), r"dpmpp_2s: eta must be in \[0, 1\]"),
@@ -359,6 +361,12 @@ def test_what_is_wrong_is_said(unchecked):
         (lambda: samplers.sample(ALL["ddim"], denoise, FLOW, GRID, shape=(4, 2)), "key is missing"),
         (lambda: samplers.sample(ALL["ddpm"], denoise, FLOW, GRID, x=normal(0)), "key is missing"),
         (lambda: samplers.sample(ALL["ddim"], denoise, FLOW, schedules.explicit([2.0]), x=normal(0)), "must lie in 0..1"),
+        (lambda: samplers.sample(ALL["ddim"], denoise, FLOW, GRID, key, x=jnp.ones((4, 2), int)), "expected floating data"),
+        (lambda: samplers.sample(samplers.ddpm("learned"), denoise, FLOW, GRID, key, [2, 2]), "with_variance, which returns"),
+        (
+            lambda: samplers.sample(ALL["ddim"], denoise, FLOW, schedules.explicit([0.5 + 1e-9, 0.5]), x=normal(0)),
+            "times of the grid coincide in float32",
+        ),
         (lambda: samplers.encode(ALL["ddpm"], denoise, FLOW, GRID, normal(0)), "must be deterministic"),
         (lambda: samplers.encode(ALL["ddim"], denoise, FLOW, schedules.uniform(1), normal(0)), "at least 2 steps, got 1"),
         (

@@ -257,7 +257,8 @@ def test_what_is_wrong_is_said(unchecked):
 
 
 def test_the_time_of_a_small_ratio_keeps_its_digits_in_float32():
-    for schedule in (schedules.cosine(), schedules.cosine(offset=0.0), schedules.linear(), schedules.sigmoid()):
+    steep = schedules.sigmoid(temperature=0.3)
+    for schedule in (schedules.cosine(), schedules.cosine(offset=0.0), schedules.linear(), schedules.sigmoid(), steep):
         ratios = np.array([1e-4, 1e-3, 1e-2, 1.0, 30.0])
         np.testing.assert_allclose(schedule.ratio(schedule.time(ratios)), ratios, rtol=1e-7)
         np.testing.assert_allclose(schedule.time(jnp.float32(ratios)), schedule.time(ratios), rtol=2e-5)

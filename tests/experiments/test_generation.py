@@ -57,6 +57,7 @@ def test_a_sheet_has_its_images_row_by_row_with_white_gaps_and_ink_on_paper():
         ({"steps": 0}, "--steps"),
         ({"ema": 1.0}, "--ema"),
         ({"unlabeled": 1.5}, "--unlabeled"),
+        ({"samples": 5}, "--samples must be at least 6"),
         ({"guidance": 3.0, "unlabeled": 0.0}, "--guidance needs --unlabeled"),
         ({"schedule": "flow", "prediction": "score"}, "--prediction: score"),
     ],

@@ -39,17 +39,33 @@ class Measured:
         return jax.grad(misfit, has_aux=True)(x0)
 
     def pull(self, x0: PyTree, penalty: Array, solver: tuple[int, float], covariance: Callable | None = None) -> PyTree:
-        """`A^H (A C A^H + penalty)^-1 (y - A x_0)` by conjugate gradients; `covariance` applies C, 1 without it."""
+        """`A^H (A C A^H + penalty)^-1 (y - A x_0)` by conjugate gradients; `covariance` applies C, 1 without it.
+
+        Of y only what A can make counts, in the sense of least squares: the rest would have no solution without a penalty.
+        """
         residual = self.residual(x0)
+        if covariance is None:
+            return self.shortest(residual, penalty, solver)
+        residual = self.apply(self.shortest(residual, jnp.zeros_like(penalty), solver))
         like = residual
 
         def system(parts):
             u = tree.from_real(parts, like)
             back = self.adjoint(u)
-            return tree.to_real(_axpy(self.apply(back if covariance is None else covariance(back)), penalty, u))
+            return tree.to_real(_axpy(self.apply(covariance(back)), penalty, u))
 
         solution = solve(system, tree.to_real(residual), self.batched, *solver)
         return self.adjoint(tree.from_real(solution, like))
+
+    def shortest(self, y: PyTree, penalty: Array, solver: tuple[int, float]) -> PyTree:
+        """`A^H (A A^H + penalty)^-1 y = (A^H A + penalty)^-1 A^H y`; without penalty `A^+ y`, in the range of A or not."""
+        back = self.adjoint(y)
+
+        def system(parts):
+            z = tree.from_real(parts, back)
+            return tree.to_real(_axpy(self.adjoint(self.apply(z)), penalty, z))
+
+        return tree.from_real(solve(system, tree.to_real(back), self.batched, *solver), back)
 
 
 def check(function: str, operator: linear.Operator, y: PyTree, noise: Any) -> None:

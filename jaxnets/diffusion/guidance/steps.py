@@ -12,7 +12,7 @@ from jaxnets.diffusion import parametrization
 from jaxnets.diffusion.guidance import combine, measured
 from jaxnets.diffusion.guidance.inverse import SOLVER
 from jaxnets.diffusion.samplers import Plan, Sampler
-from jaxnets.diffusion.samplers.sample import linear_init, linear_step
+from jaxnets.diffusion.samplers.sample import linear_init, linear_step, with_x
 from jaxnets.diffusion.samplers.steps import levels, one_step
 from jaxnets.diffusion.schedules import Schedule
 from jaxnets.proximal import linear
@@ -97,6 +97,8 @@ def dps_steps(sampler: Sampler, operator: Callable, y: PyTree, *, length: Any = 
         raise ValueError(f"dps_steps: length must be at least 0, got {length}.")
 
     def plan(schedule: Schedule, times: np.ndarray) -> Plan:
+        if sampler.step is not linear_step:
+            raise ValueError("dps_steps: sampler must be plain, such as ddpm(): self_conditioned goes around dps_steps.")
         return _one_step("dps_steps", sampler.plan(schedule, times))
 
     def step(plan, denoise, state, row, draw, **conditions):
@@ -106,7 +108,7 @@ def dps_steps(sampler: Sampler, operator: Callable, y: PyTree, *, length: Any = 
         descent, square = problem.descent(measured.wide(x0, t))
         state, x0 = sampler.step(plan, lambda x, t: x0, state, row, draw)
         share = length / jnp.sqrt(jnp.where(square > 0, square, 1))
-        return state._replace(x=combine.add(state.x, share, back(descent))), x0
+        return with_x(state, combine.add(state.x, share, back(descent))), x0
 
     return Sampler(plan, sampler.init, step)
 
@@ -214,7 +216,7 @@ def _replacing(function: str, sampler: Sampler, plan, mask: Any, y: PyTree) -> S
         known = parametrization.combine(state.x, (row.numbers["alpha"], known), (row.numbers["sigma"], draw(state.x)))
         ends = row.numbers["ends"] > 0
         x = jax.tree.map(lambda m, a, b: jnp.where(m & ends, a, b), masks, known, state.x)
-        return state._replace(x=x), x0
+        return with_x(state, x), x0
 
     return Sampler(plan, init, step)
 

@@ -184,6 +184,11 @@ class Carried(NamedTuple):
         return self.inner.x
 
 
+def with_x(state: Any, x: PyTree) -> Any:
+    """The state of any sampler at another x."""
+    return state._replace(inner=with_x(state.inner, x)) if isinstance(state, Carried) else state._replace(x=x)
+
+
 def self_conditioned(sampler: Sampler) -> Sampler:
     """The sampler for a network with self-conditioning: shows the denoiser as `previous` what it said last, zeros at first.
 
@@ -215,6 +220,8 @@ def _run(sampler, denoise, schedule, times, key, shape, x, noise, trajectory, dt
     x = jax.tree.map(jnp.asarray, x) if shape is None else _structure(shape, dtype)
     wide = parametrization.as_time(0.0, x).dtype
     times = np.asarray(times, wide).astype(np.float64)  # as the denoiser will see them: levels agree to the last digit
+    if not np.all(np.diff(times)):
+        raise ValueError(f"sample: times of the grid coincide in {wide}: take fewer, or begin at a smaller ratio.")
     plan = sampler.plan(schedule, times)
     draws = bool(np.any(getattr(plan, "noise", True))) and noise is None
     if key is None:
@@ -249,8 +256,8 @@ def _run(sampler, denoise, schedule, times, key, shape, x, noise, trajectory, dt
 
 
 def _structure(shape, dtype):
-    if isinstance(shape, tuple) and all(isinstance(n, int | np.integer) for n in shape):
-        return jax.ShapeDtypeStruct(shape, dtype)
+    if isinstance(shape, tuple | list) and all(isinstance(n, int | np.integer) for n in shape):
+        return jax.ShapeDtypeStruct(tuple(shape), dtype)
     return shape
 
 

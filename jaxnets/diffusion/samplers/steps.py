@@ -137,7 +137,10 @@ def _learned_init(plan, x) -> State:
 
 
 def _learned_step(plan, denoise, state: State, row, noise: Callable, **conditions: Any) -> tuple[State, Array]:
-    x0, share = denoise(state.x, row.t, **conditions)
+    answer = denoise(state.x, row.t, **conditions)
+    if not (isinstance(answer, tuple) and len(answer) == 2):
+        raise ValueError("ddpm: variance 'learned' needs the denoiser of parametrization.with_variance, which returns a pair.")
+    x0, share = answer
     deviation = row.noise * jnp.exp(row.growth * (1 + share) / 2)
     x = row.next[1] * state.x + row.next[2] * x0 + deviation * noise(state.x)
     return State(x.astype(state.x.dtype), None, ()), x0
@@ -206,8 +209,10 @@ def _integrals(nodes: np.ndarray, end: int | float) -> np.ndarray:
 def _stochastic(
     name: str, churn: int | float, between: tuple[float, float], noise: int | float, *, second_order: bool
 ) -> Sampler:
-    if churn < 0 or noise < 0:
+    if not (churn >= 0 and noise >= 0):
         raise ValueError(f"{name}: churn and noise must be at least 0, got {churn} and {noise}.")
+    if not between[0] <= between[1]:
+        raise ValueError(f"{name}: between must be two ratios, the smaller first, got {between}.")
 
     def plan(schedule: Schedule, times: np.ndarray) -> Plan:
         steps = len(times) - 1

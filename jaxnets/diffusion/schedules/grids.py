@@ -1,7 +1,7 @@
 """Grids of sampling times: a function of the schedule, float64 on the host, decreasing and ending at 0, the data.
 
 `schedules.karras(20)(schedule)` is an array of 21 times: 20 steps. A grid whose bounds lie outside of what the schedule reaches
-begins or ends at the schedule's own.
+begins or ends at the schedule's own: of a table at its first step, and its last one that leaves something of the data.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ class Grid:
     last: int | None = None
 
     def __post_init__(self):
-        if self.steps < 1:
-            raise ValueError(f"Grid: steps must be at least 1, got {self.steps}.")
+        if not isinstance(self.steps, int | np.integer) or self.steps < 1:
+            raise ValueError(f"Grid: steps must be a whole number of at least 1, got {self.steps}.")
         if self.last is not None and not 1 <= self.last <= self.steps:
             raise ValueError(f"Grid: last must be in 1..{self.steps}, the steps, got {self.last}.")
 
@@ -42,7 +42,7 @@ class Grid:
 
 def explicit(times: Sequence[float] | np.ndarray) -> Grid:
     """The given times, decreasing; the final 0 may be left out."""
-    values = tuple(float(t) for t in np.asarray(times, np.float64))
+    values = tuple(float(t) for t in np.atleast_1d(np.asarray(times, np.float64)))
     values = values[:-1] if values and values[-1] == 0 else values
     return Grid(_explicit, len(values), values)
 
@@ -110,21 +110,26 @@ def _leading(schedule, steps):
 
 
 def _karras(schedule, steps, rho, smallest, largest):
-    smallest, largest = _reached(schedule, smallest, largest)
+    smallest, largest = reached(schedule, smallest, largest)
     roots = np.linspace(largest ** (1 / rho), smallest ** (1 / rho), steps)
     return schedule.time(roots**rho)
 
 
 def _exponential(schedule, steps, smallest, largest):
-    smallest, largest = _reached(schedule, smallest, largest)
+    smallest, largest = reached(schedule, smallest, largest)
     return schedule.time(np.geomspace(largest, smallest, steps))
 
 
-def _reached(schedule: Schedule, smallest: int | float, largest: int | float) -> tuple[float, float]:
-    smallest, largest = float(smallest), min(float(largest), float(schedule.ratio(schedule.end)))
-    if smallest >= largest:
-        raise ValueError(f"Grid: smallest must be below the schedule's largest ratio {largest:g}, got {smallest:g}.")
-    return smallest, largest
+def reached(schedule: Schedule, smallest: int | float, largest: int | float) -> tuple[float, float]:
+    """The bounds of the ratio, within the schedule's: of a table those of its first step and of its last that leaves data."""
+    first, last = 0.0, float(schedule.ratio(schedule.end))
+    if schedule.steps is not None:
+        first, before = (float(schedule.ratio(t)) for t in (1, max(schedule.steps - 1, 1)))
+        last = last if math.isfinite(last) else before
+    low, high = max(float(smallest), first), min(float(largest), last)
+    if low >= high:
+        raise ValueError(f"Grid: no ratio of the schedule, {first:g} to {last:g}, is between {smallest:g} and {largest:g}.")
+    return low, high
 
 
 def _whole(schedule: Schedule, steps: int, name: str) -> int:

@@ -238,8 +238,8 @@ def _sigmoid(t, xp, start, end):
 def _sigmoid_time(ratio, xp, start, end):
     span = (end - start) / 2
     shape = math.cosh(end / 2) / math.cosh(start / 2)
-    # sinh(span (1 - t)) by the addition theorem, solved for tanh(span t)
-    return xp.arctanh(math.sinh(span) / (shape / (ratio * ratio) + math.cosh(span))) / span
+    # sinh(span (1 - t)) by the addition theorem, solved for exp(2 span t) - 1
+    return xp.log1p(2 * math.sinh(span) / (shape / (ratio * ratio) + math.exp(-span))) / (2 * span)
 
 
 def _same(value, xp):
