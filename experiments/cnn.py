@@ -69,6 +69,8 @@ def main(config: Config, run: Run) -> dict[str, float]:
         train, test = (dataclasses.replace(part, x=np.asarray(ops.resize(jnp.asarray(part.x), 28))) for part in (train, test))
     if config.shift >= min(train.x.shape[1:3]):
         raise InputError(f"--shift must be less than the images' {min(train.x.shape[1:3])} pixels, got {config.shift}")
+    if config.network == "lenet" and min(train.x.shape[1:3]) < 12:
+        raise InputError(f"--network lenet needs images of at least 12x12 pixels, got {train.x.shape[1:3]}: try resnet")
     if config.network == "lenet":
         model = cnn.LeNet(len(names))
     else:

@@ -159,11 +159,13 @@ def test_a_label_that_no_class_has_is_named_outside_of_jit_and_nan_inside():
         assert jnp.isnan(got.iou).all()
 
 
-def test_bad_arguments_are_named():
+def test_bad_arguments_are_named(unchecked):
     truth = jnp.zeros((2, 4, 4), int)
     for call, message in [
         (lambda: metrics.confusion(truth, truth, classes=0), r"classes must be at least 1, got 0\."),
         (lambda: metrics.confusion(truth[:, :3], truth, classes=2), r"of shape \(2, 4, 4\), got int32 of shape \(2, 3, 4\)\."),
+        (lambda: metrics.confusion(truth, truth + 0.9, classes=2), r"labels must be class indices of .* got float32"),
+        (lambda: metrics.confusion(truth, jnp.zeros((2, 4, 4, 3), int), classes=2), r"\(2, 4, 4, 3\); colors of a palette"),
         (lambda: metrics.boundary_iou(0), r"boundary_iou: classes must be at least 1, got 0\."),
         (lambda: metrics.boundary_iou(2, width=0), r"boundary_iou: width must be positive, .*, got 0\."),
         (lambda: measure(BOUNDARY, truth + 0.5, truth), r"boundary_iou: predictions must be class indices .* got float32"),

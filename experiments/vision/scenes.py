@@ -51,9 +51,9 @@ class Config:
         checks.positive(self, "images", "width", "crop", "batch", "epochs", "lr")
         checks.within(self, 0, math.inf, "weight_decay", "balance", "rotation")
         checks.within(self, 0, 1, "color")
-        if not 0 < self.scale[0] <= self.scale[1]:
+        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
             raise ValueError(f"--scale must be two positive numbers, the smaller first, got {self.scale}")
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise ValueError(f"--scales must be positive numbers, at least one, got {self.scales}")
 
 
@@ -78,7 +78,10 @@ def load(config: Config) -> Task:
         train, classes = segmentation.read(config.data, layout=config.layout, size=config.size)
         test, _ = segmentation.read(config.data, layout=config.layout, size=config.size, split="val")
         if config.validate:
-            last = round(0.85 * len(train))  # not drawn: neighbors in a folder are often frames of one film
+            if len(train) < 2:
+                raise InputError(f"--validate needs at least 2 training images, got {len(train)}")
+            # Not drawn: neighbors in a folder are often frames of one film.
+            last = min(round(0.85 * len(train)), len(train) - 1)
             train, test = train[:last], train[last:]
     return Task(train, test, classes, train.x.mean((0, 1, 2)), train.x.std((0, 1, 2)))
 
@@ -102,6 +105,7 @@ def learn(config: Config, run: Run, build: Callable[[int], Any], loss: Callable,
     shown = np.linspace(0, len(task.test) - 1, SHOWN).astype(int)
     others = beside(config, task.test.y[shown])  # before the training: a wrong folder must not cost it
     model = build(len(names))
+    fitting(config, task)
 
     def apply(variables, x, **options):
         mean, deviation = (jnp.asarray(values, x.dtype)[None, None, None] for values in (task.mean, task.deviation))
@@ -190,6 +194,20 @@ def readable(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def fitting(config: Config, task: Task) -> None:
+    """Raises, before any training, where batches or the windows of test images would take too much memory."""
+    taken = 4 * config.batch * config.crop**2 * task.train.x.shape[3]
+    if taken > inference.LIMIT:
+        raise InputError(f"--crop {config.crop} and --batch {config.batch} make a batch of {taken / 2**30:.0f} GiB")
+    if config.scales != (1.0,) or config.mirror:
+        pointwise = lambda x: jnp.zeros((*x.shape[:3], len(task.classes.names)))  # noqa: E731
+        windows = functools.partial(inference.sliding_window, pointwise, crop=config.crop, scales=config.scales)
+        try:
+            jax.eval_shape(windows, jax.ShapeDtypeStruct(task.test.x.shape[1:], jnp.float32))
+        except ValueError as error:
+            raise InputError(f"--crop or --scales: {error}") from error
+
+
 def predicted(config: Config, predict: Callable, x: np.ndarray) -> np.ndarray:
     """Labels of one image: at its own size where one scale is enough, else by windows of the training images' size."""
     if config.scales == (1.0,) and not config.mirror:
@@ -224,6 +242,8 @@ def pixelwise(task: Task, seed: int, pixels: int = 20_000) -> np.ndarray:
     chosen = rng.choice(
         np.flatnonzero(labels != segmentation.VOID), min(pixels, (labels != segmentation.VOID).sum()), replace=False
     )
+    if len(np.unique(labels[chosen])) == 1:
+        return majority(task)
     model = LogisticRegression(max_iter=1000).fit(features(task.train.x, chosen), labels[chosen])
     everywhere = np.arange(task.test.y[0].size)
     return np.stack([model.predict(features(x[None], everywhere)).reshape(x.shape[:2]) for x in task.test.x])

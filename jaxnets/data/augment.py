@@ -111,7 +111,7 @@ def random_affine(
     rows, columns = shape if size is None else size
     if min(rows, columns) < 1:
         raise ValueError(f"random_affine: size must be (rows, columns), at least 1 each, got {size}.")
-    if not 0 < scale[0] <= scale[1] or rotation < 0 or not 0 <= flip <= 1:
+    if not 0 < scale[0] <= scale[1] < math.inf or rotation < 0 or not 0 <= flip <= 1:
         got = f"{scale}, {rotation}, {flip}"
         raise ValueError(f"random_affine: expected 0 < low <= high scale, rotation >= 0, flip in 0..1, got {got}.")
     scale_key, angle_key, flip_key, place_key = jax.random.split(key, 4)

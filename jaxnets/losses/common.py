@@ -51,6 +51,8 @@ def centered(scores: Float[Array, "*batch classes"]) -> Float[Array, "*batch cla
 
     A row without a finite maximum (NaN, +inf, or all -inf) becomes NaN and passes no gradient.
     """
+    if scores.shape[-1] == 0:
+        raise ValueError(f"scores: expected at least one class in the last axis, got shape {scores.shape}.")
     scores = wide(scores)
     peak = lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     return jnp.where(jnp.isfinite(peak), scores - peak, jnp.nan)
@@ -69,7 +71,8 @@ def read_targets(function: str, scores: Any, targets: Any, *, distribution: bool
     """
     if targets.shape == scores.shape[:-1] and jnp.issubdtype(targets.dtype, jnp.integer):
         return targets.astype(int), True
-    if distribution and targets.shape == scores.shape:
+    # Bytes are labels or colors: those of a mask whose palette has not been read would pass where there are three classes.
+    if distribution and targets.shape == scores.shape and targets.dtype != jnp.uint8:
         return targets, False
     expected = f"integer labels of shape {scores.shape[:-1]}" + distribution * f" or a distribution of shape {scores.shape}"
     raise ValueError(f"{function}: targets must be {expected}, got {targets.dtype} of shape {targets.shape}.")

@@ -165,6 +165,11 @@ def mean_accuracy(matrix: Matrix) -> Float[Array, "*members"]:
 
 
 def check_indices(function: str, predictions: Any, labels: Any) -> None:
+    if not jnp.issubdtype(labels.dtype, jnp.integer) or (labels.ndim, labels.shape[-1:]) == (predictions.ndim + 1, (3,)):
+        raise ValueError(
+            f"{function}: labels must be class indices of shape {predictions.shape}, got {labels.dtype} of shape "
+            f"{labels.shape}; colors of a palette are turned into indices by data.segmentation."
+        )
     if not jnp.issubdtype(predictions.dtype, jnp.integer) or predictions.shape != labels.shape:
         raise ValueError(
             f"{function}: predictions must be class indices (logits.argmax(-1)) of shape {labels.shape}, "

@@ -79,9 +79,10 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         scale, bias, mean, var = map(jnp.asarray, (scale, bias, running_mean.value, running_var.value))  # of loaded weights
-        count = math.prod(x.shape[:-1]) * (1 if self.axis_name is None or not train else jax.lax.axis_size(self.axis_name))
+        axis_name = None if self.is_initializing() else self.axis_name  # which isn't there yet
+        count = math.prod(x.shape[:-1]) * (1 if axis_name is None or not train else jax.lax.axis_size(axis_name))
         if train and count > 1:
-            mean, var = _moments(x, mean, self.axis_name)
+            mean, var = _moments(x, mean, axis_name)
             if not self.is_initializing():
                 for running, value in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
                     running.value += self.momentum * (value - running.value).astype(running.value.dtype)

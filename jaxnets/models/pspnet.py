@@ -85,6 +85,7 @@ class PSPNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Images, *, train: bool = False) -> tuple[LogitMaps, LogitMaps | None]:
+        require(self, image.ndim == 4, "images are [batch, height, width, channels]", image.shape)
         height, width = image.shape[1:3]
         if self.align_corners:  # the map's corners are the image's only where its sides are multiples of the stride plus 1
             stride = getattr(self.backbone, "stride", 1)

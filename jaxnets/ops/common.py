@@ -49,9 +49,9 @@ def window(name: str, x: Images, size: Pair, stride: Pair, dilation: Pair, paddi
         if padding not in ("SAME", "VALID"):
             raise ValueError(f"{name}: padding must be numbers, 'SAME' or 'VALID', got {padding!r}.")
         padding = lax.padtype_to_pads(x.shape[1:3], span, stride, padding)
-    if isinstance(padding, int):
+    if isinstance(padding, int | np.integer):
         padding = (padding, padding)
-    rows, columns = ((p, p) if isinstance(p, int) else (int(p[0]), int(p[1])) for p in padding)
+    rows, columns = ((p, p) if isinstance(p, int | np.integer) else (int(p[0]), int(p[1])) for p in padding)
     if min(*rows, *columns) < 0:
         raise ValueError(f"{name}: padding must be at least 0, got {padding}.")
     for n, p, s in zip(x.shape[1:3], (rows, columns), span, strict=True):
@@ -63,7 +63,7 @@ def window(name: str, x: Images, size: Pair, stride: Pair, dilation: Pair, paddi
 
 
 def pair(name: str, what: str, value: Pair, least: int = 1) -> tuple[int, int]:
-    rows, columns = (value, value) if isinstance(value, int) else value
+    rows, columns = (value, value) if isinstance(value, int | np.integer) else value
     if min(rows, columns) < least:
         raise ValueError(f"{name}: {what} must be at least {least}, got {value}.")
     return rows, columns

@@ -78,12 +78,13 @@ def _convolve_jvp(window, groups, primals, tangents):
 _convolve.defjvp(_convolve_jvp, symbolic_zeros=True)
 
 
-def formulation(image: tuple[int, ...], kernel: tuple[int, ...], window: Window, groups: int) -> Formulation:
+def formulation(image: tuple[Any, ...], kernel: tuple[int, ...], window: Window, groups: int) -> Formulation:
     """The fastest on the CPU for these shapes; elsewhere the plain one. Measured: `experiments/benchmarks/vision_ops.py`."""
     plain, shifted, product = (functools.partial(f, window=window, groups=groups) for f in (_plain, _shifted, _product))
     places, channels, outputs = math.prod(window.size), image[3], kernel[3]
     positions = math.prod(window.outputs(image[1:3]))
-    seen = image[0] * positions * places * channels  # numbers in the matrix of a product
+    images = image[0] if isinstance(image[0], int) else 1  # unknown until an exported program is called
+    seen = images * positions * places * channels  # numbers in the matrix of a product
     if groups == channels > 1:
         flipped, by_rows = (functools.partial(f, window=window, groups=groups) for f in (_flipped, _by_rows))
         large = window.stride == (1, 1) and places > 9 and outputs == groups
@@ -91,7 +92,7 @@ def formulation(image: tuple[int, ...], kernel: tuple[int, ...], window: Window,
     elif groups > 1:
         form = product if positions <= 64 else functools.partial(_blocks, window=window, groups=groups)
         forms = Formulation(form, form, form)
-    elif min(channels, outputs) >= 96 and image[0] * positions >= 512 and filters(image, window):
+    elif min(channels, outputs) >= 96 and images * positions >= 512 and filters(image, window):
         # A small one takes as long to compile as a large one, and gains less.
         heavy = seen * outputs >= 8e8 or window.dilation != (1, 1)
         form = functools.partial(winograd, window=window) if heavy else plain

@@ -29,6 +29,8 @@ def transposed_convolution(
     """
     name = "transposed_convolution"
     common.check_images(name, x)
+    if kernel.ndim != 4:
+        raise ValueError(f"{name}: expected a kernel [rows, columns, inputs, outputs], got {list(kernel.shape)}.")
     stride, dilation = common.pair(name, "stride", stride), common.pair(name, "dilation", dilation)
     padding, extra = common.pair(name, "padding", padding, 0), common.pair(name, "output_padding", output_padding, 0)
     if x.shape[3] != kernel.shape[2]:

@@ -163,7 +163,6 @@ def make_train_step(
         norm = _norm(grads) * scale
         ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
 
-        @functools.partial(jax.jit, inline=True)  # traced once, for both forms of `_choose`
         def update(old: TrainState) -> TrainState:
             factor = scale if clip is None else scale * clip / jnp.maximum(norm, clip)
             mean = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)  # here, where it fuses into the optimizer
@@ -236,14 +235,11 @@ def _choose(ok, update, skip, state):
     A branch is free on a CPU, where a select is one more pass over the state (6 to 15 % of an MLP's step, in noisy runs). On an
     accelerator, expected but not measured: the select fuses into the update, and a branch would wait for the host.
     """
-
-    def branch(ok, state):
-        return jax.lax.cond(ok, update, skip, state)
-
-    def select(ok, state):
-        return jax.tree.map(lambda new, old: jnp.where(ok, new, old), update(state), skip(state))
-
-    return jax.lax.platform_dependent(ok, state, cpu=branch, default=select)
+    # Both are in the program, one with a condition that is known when it is compiled: so `update` is traced but once.
+    branches = jax.lax.platform_dependent(cpu=lambda: jnp.array(True), default=lambda: jnp.array(False))
+    skipped = skip(state)
+    state = jax.lax.cond(ok | ~branches, update, lambda _: skipped, state)
+    return jax.tree.map(functools.partial(jax.lax.select, ok | branches), state, skipped)
 
 
 def _accumulated(sums_of, accumulate, state, batch, key):

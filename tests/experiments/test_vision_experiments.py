@@ -110,12 +110,43 @@ def test_saliency_of_a_linear_score_is_the_size_of_its_weights(key):
         ({"scale": (2.0, 1.0)}, "--scale"),
         ({"scales": ()}, "--scales"),
         ({"scales": (0.0,)}, "--scales"),
+        ({"scales": (float("nan"),)}, "--scales"),
+        ({"scale": (1.0, float("inf"))}, "--scale"),
         ({"color": -1.0}, "--color"),
     ],
 )
 def test_options_out_of_range_are_named(config, options, message):
     with pytest.raises(ValueError, match=message):
         config(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scales": (3000.0,), "crop": 32}, r"--crop or --scales: sliding_window: windows .* must fit into limit"),
+        ({"crop": 20_000, "batch": 2}, "--crop 20000 and --batch 2 make a batch of 9 GiB"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_said_before_training(task, options, message):
+    with pytest.raises(InputError, match=message):
+        scenes.fitting(scenes.Config(**options), task)
+
+
+def test_of_one_class_the_pixelwise_baseline_is_the_majority(task):
+    same = dataclasses.replace(task.train, y=np.where(task.train.y == segmentation.VOID, segmentation.VOID, 1))
+    np.testing.assert_array_equal(scenes.pixelwise(dataclasses.replace(task, train=same), seed=0), 1)
+
+
+def test_a_part_of_few_images_is_measured_on_too(monkeypatch, task):
+    few = dataclasses.replace(task.train, x=task.train.x[:3], y=task.train.y[:3])
+    monkeypatch.setattr(segmentation, "read", lambda *_, **__: (few, task.classes))
+    parts = scenes.load(scenes.Config(data="some", validate=True))
+    assert (len(parts.train), len(parts.test)) == (2, 1)
+    monkeypatch.setattr(
+        segmentation, "read", lambda *_, **__: (dataclasses.replace(few, x=few.x[:1], y=few.y[:1]), task.classes)
+    )
+    with pytest.raises(InputError, match="--validate needs at least 2 training images, got 1"):
+        scenes.load(scenes.Config(data="some", validate=True))
 
 
 def test_a_folder_that_is_not_there_is_named():

@@ -236,6 +236,11 @@ def test_options_and_shapes_are_checked(unchecked):
         ),
         (lambda: cross_entropy(LOGITS, SOFT, ignore_index=0), r"ignore_index needs integer labels, got float32"),
         (lambda: losses.nll(LOGITS, LABELS[None]), r"nll: targets must be"),
+        (lambda: losses.nll(LOGITS, jnp.zeros(LOGITS.shape, jnp.uint8)), r"targets must be integer labels .* got uint8"),
+        (
+            lambda: losses.softmax_cross_entropy(jnp.zeros((2, 0)), jnp.zeros(2, int)),
+            r"at least one class .* got shape \(2, 0\)",
+        ),
         (lambda: losses.softmax_focal(LOGITS, LABELS, gamma=-1.0), r"softmax_focal: gamma must not be negative, got -1\.0\."),
         (lambda: losses.softmax_focal(LOGITS, SOFT), r"softmax_focal: targets must be integer labels of shape \(6,\), got"),
         (lambda: losses.sigmoid_focal(LOGITS, LOGITS, alpha=2.0), r"sigmoid_focal: alpha must be inside \[0, 1\], got 2\.0\."),

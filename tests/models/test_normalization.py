@@ -82,6 +82,12 @@ def test_statistics_over_a_named_axis_are_those_of_the_whole_batch():
         jax.tree.map(lambda s, e, i=each: np.testing.assert_allclose(s[i], e, rtol=1e-5), statistics, expected)
 
 
+def test_parameters_are_made_outside_of_the_named_axis():
+    norm, x = layers.BatchNorm(axis_name="part"), batch(4, 3)
+    for train in (True, False):
+        assert jax.tree.map(jnp.shape, norm.init(jax.random.key(0), x, train=train)) == jax.tree.map(jnp.shape, variables(3))
+
+
 def test_under_jit_the_statistics_of_an_array_split_over_devices_are_those_of_the_whole():
     x, state, norm = batch(4, 2, 3), variables(3), layers.BatchNorm()
     with jax.disable_jit(False):

@@ -185,3 +185,8 @@ def test_one_exported_program_serves_every_platform(variables):
 def test_bad_fields_are_refused(options, message):
     with pytest.raises(ValueError, match=f"PSPNet: {message}"):
         pspnet.PSPNet(BACKBONE(), **{"classes": 2, **options})
+
+
+def test_an_image_without_a_batch_is_refused(unchecked):
+    with pytest.raises(ValueError, match=r"PSPNet: images are \[batch, .*, got \(17, 23, 3\)"):
+        TINY(BACKBONE(), 3).init(jax.random.key(0), image(1, 17, 23)[0])

@@ -189,7 +189,17 @@ def test_an_empty_batch_gives_an_empty_batch():
     assert ops.transposed_convolution(empty, kernel, stride=2).shape == (0, 11, 11, 4)
 
 
-def test_what_does_not_fit_is_said():
+def test_a_program_may_leave_the_number_of_images_open():
+    with jax.disable_jit(False):
+        kernel = jax.random.normal(jax.random.key(0), (3, 3, 2, 4))
+        of_any = jax.jit(lambda x: ops.convolution(x, kernel))
+        open_ = jax.ShapeDtypeStruct(jax.export.symbolic_shape("images, 5, 5, 2"), jnp.float32)
+        exported = jax.export.export(of_any)(open_)
+        x = jax.random.normal(jax.random.key(1), (3, 5, 5, 2))
+        np.testing.assert_allclose(exported.call(x), of_any(x), rtol=1e-5, atol=1e-5)
+
+
+def test_what_does_not_fit_is_said(unchecked):
     x, k = jnp.zeros((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4))
     for options, words in [
         ({"stride": 0}, "stride must be at least 1, got 0"),
@@ -209,6 +219,8 @@ def test_what_does_not_fit_is_said():
     ]:
         with pytest.raises(ValueError, match=words):
             ops.transposed_convolution(x, k, **options)
+    with pytest.raises(ValueError, match=r"transposed_convolution: expected a kernel .* got \[3, 3, 2\]"):
+        ops.transposed_convolution(x, jnp.ones((3, 3, 2)))
     with pytest.raises(ValueError, match="takes 4 channels, got 2"):
         ops.transposed_convolution(x, k.swapaxes(2, 3))
     with pytest.raises(ValueError, match="at least 1, got 0 and 0"):
