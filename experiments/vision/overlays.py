@@ -24,7 +24,7 @@ def draw(pictures, columns, classes, figure):
                 place.set_title(title)
     present = np.unique(np.stack(list(columns.values())))
     patches = [Patch(color=classes.palette[i] / 255, label=name) for i, name in enumerate(classes.names) if i in present]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)))
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(int(figure.get_figwidth() / 1.5), len(patches)))
 
 
 def overlaid(picture, labels, palette):
