@@ -156,9 +156,9 @@ def denoising(
     """Mean squared error of a network's prediction for noisy data, `batch.x`, at drawn times.
 
     `apply(variables, x, t, train=, rngs=, **inputs)`; `inputs` names a field of the batch for each condition, {"label": "y"}.
-    The share `unlabeled` of labels becomes -1, the null class, for guidance. The share `self_conditioning` of batches shows the
-    network its own prediction, made without a gradient, as `previous`. Evaluation (no key) draws the same times and noise
-    each time. A table's times are whole.
+    The share `unlabeled` of labels becomes -1, the null class, for guidance: the network must have one. The share
+    `self_conditioning` of batches shows the network its own prediction, made without a gradient, as `previous`. Evaluation
+    (no key) draws the same times and noise each time. A table's times are whole.
 
     Raises:
       ValueError: as `parametrization.to_denoiser`; shares outside [0, 1]; `unlabeled` without a condition `label`.
