@@ -4,8 +4,8 @@ Measured 2026-11-23, jax 0.12, one CPU core, mosaics, lower halves of the photog
 0 to 2), pixel accuracy 0.911, 0.908 and 0.909 in 13 minutes (FCN-8s 0.844, 0.834, 0.836 in 6; a pixel's logistic regression
 0.30). On a part of the upper halves, seed 0: 0.902 (FCN-8s 0.903); without the padding to a size whose corners are the map's
 0.891, and then with a learning rate of 0.03 at first 0.88; without dropout 0.897. Of 1,600 mosaics for 8 epochs, 32 channels
-wide, FCN-8s had 0.873, and 0.850 when images were scaled, turned and colored too. 2026-11-24, at 7e15026: 0.858 and 0.847 (seeds
-0 and 1; FCN-8s 0.851 and 0.844), seed 0 in 7.0 minutes on two quiet cores.
+wide, FCN-8s had 0.873, and 0.850 when images were scaled, turned and colored too. 2026-11-24, at 7e15026: 0.858 and 0.847
+(seeds 0 and 1; FCN-8s 0.851 and 0.844), seed 0 in 7.0 minutes on two quiet cores.
 
 CamVid, validation images (180x240, from scratch, `--preset camvid --data FOLDER`), seed 0, 2026-11-24, one core beside other
 work: mean IoU 0.563, pixel accuracy 0.875 in 29 minutes of the processor. Before that padding, 16 epochs: 0.464, 0.814.
