@@ -48,8 +48,8 @@ on a quiet machine, batch 8 unless given):
   the forms 14 ms. Timings of single operations don't show it.
   jax 0.10 drops the barriers before it fuses: in LeNet's step (batch 256, beside other work) the gradient of the second
   convolution's image, a sum of 25 parts, is computed anew for every place of the pool's windows before it, 75 of 130 ms. That
-  gradient by XLA's own form: step 52 ms (batch 64: 13.1, not 19.5), and on jax 0.12 46.5 for 49.7, but 8.7 for 7.1 at batch 64
-  (minima of 6): so by its own only where images are many.
+  gradient by XLA's own form: step 52 ms (batch 64: 13.1, not 19.5), and on jax 0.12 46.5 for 49.7 (17.3 for
+  16.8 on a quiet machine), but 8.7 for 7.1 at batch 64 (minima of 6): so by its own only where images are many.
 - Sum over all but the channels, as depthwise convolution's kernel gradient needs: 40 to 75 ms as a reduction, a product, or in
   two stages (3x3, 144 channels, 56x56); adding up in an array of one row inside a loop over rows 6 ms.
 - Grouped 3x3 (32 groups of 4 at 56x56, batch 2, beside other work) as dense blocks of 64 channels, mostly zeros: forward 8,

@@ -200,7 +200,10 @@ def fitting(config: Config, task: Task) -> None:
     if taken > inference.LIMIT:
         raise InputError(f"--crop {config.crop} and --batch {config.batch} make a batch of {taken / 2**30:.0f} GiB")
     if config.scales != (1.0,) or config.mirror:
-        pointwise = lambda x: jnp.zeros((*x.shape[:3], len(task.classes.names)))  # noqa: E731
+
+        def pointwise(x):
+            return jnp.zeros((*x.shape[:3], len(task.classes.names)))
+
         windows = functools.partial(inference.sliding_window, pointwise, crop=config.crop, scales=config.scales)
         try:
             jax.eval_shape(windows, jax.ShapeDtypeStruct(task.test.x.shape[1:], jnp.float32))
